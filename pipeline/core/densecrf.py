@@ -1,0 +1,81 @@
+"""Dense CRF (Krähenbühl & Koltun 2011) through pydensecrf, and a process pool to run it over many images.
+
+pydensecrf holds the interpreter lock, so images are spread over processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+
+class Kernels(Protocol):
+    """Kernel settings; `config.Crf` has them."""
+
+    iterations: int
+    sxy: float
+    compat: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    bilateral_compat: float
+
+
+@dataclass(frozen=True)
+class DeepLabKernels:
+    """The CRF of DeepLab-v2, for refining a network's softmax (Chen et al. 2017)."""
+
+    iterations: int = 10
+    sxy: float = 1.0
+    compat: float = 3.0
+    bilateral_sxy: float = 67.0
+    bilateral_srgb: float = 3.0
+    bilateral_compat: float = 4.0
+
+
+def dense_crf(rgb: np.ndarray, probabilities: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """Mean-field posterior, float32 [C,h,w].
+
+    rgb: uint8 [h,w,3], the raw photograph (kernel widths are in its grey levels). probabilities: [C,h,w], summing to 1;
+    pass only the classes that are possible in the image: it is faster, and gives the same labels.
+    """
+    import pydensecrf.densecrf
+
+    classes, height, width = probabilities.shape
+    if classes == 1:
+        return np.ones_like(probabilities, np.float32)
+    model = pydensecrf.densecrf.DenseCRF2D(width, height, classes)
+    unary = -np.log(np.clip(probabilities, 1e-6, 1.0))
+    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1), np.float32))
+    model.addPairwiseGaussian(sxy=kernels.sxy, compat=kernels.compat)
+    model.addPairwiseBilateral(
+        sxy=kernels.bilateral_sxy,
+        srgb=kernels.bilateral_srgb,
+        rgbim=np.ascontiguousarray(rgb, np.uint8),
+        compat=kernels.bilateral_compat,
+    )
+    return np.array(model.inference(kernels.iterations), np.float32).reshape(classes, height, width)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_work: Callable | None = None
+
+
+def _call(item: Item) -> object:
+    return _work(item)  # type: ignore[misc]
+
+
+def over_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """work(item) for every item, in order, over forked processes (which inherit `work` and all it refers to)."""
+    items = list(items)
+    if processes <= 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    global _work
+    _work = work
+    with get_context("fork").Pool(min(processes, len(items))) as pool:
+        yield from pool.imap(_call, items, chunksize=max(1, len(items) // (4 * processes)))  # type: ignore[misc]

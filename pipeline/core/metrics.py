@@ -1,0 +1,64 @@
+"""Scores of label maps: one confusion matrix per split, everything else derives from it.
+
+`confusion[t, p]` counts pixels of true class t predicted p; its last column is 255, 'unlabelled'. Pixels whose true label
+is void are dropped. IoU follows the VOC convention: matrices are summed over the whole split, never averaged per image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.core.data import VOID
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Two label maps of one shape (uint8, 255 = void/unlabelled) → int64 [classes, classes + 1]."""
+    if true.shape != predicted.shape:
+        raise ValueError(f"true labels are {true.shape}, predictions {predicted.shape}")
+    valid = true != VOID
+    truth = true[valid].astype(np.int64)
+    guess = predicted[valid].astype(np.int64)
+    guess[guess == VOID] = classes
+    if truth.size and (truth.max() >= classes or guess.max() > classes):
+        raise ValueError(f"labels up to {max(truth.max(), guess.max())} found, {classes} classes expected")
+    return np.bincount(truth * (classes + 1) + guess, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def per_class_iou(matrix: np.ndarray, unlabelled: str = "background") -> np.ndarray:
+    """IoU per class, float64 [classes]; NaN for a class without true pixels.
+
+    unlabelled: 'background' counts pixels predicted 255 as class 0; 'ignore' drops them, i.e. scores labelled pixels only.
+    """
+    square = matrix[:, :-1].astype(np.float64)
+    if unlabelled == "background":
+        square[:, 0] += matrix[:, -1]
+    elif unlabelled != "ignore":
+        raise ValueError(f"unlabelled='{unlabelled}'; 'background' or 'ignore' expected")
+    hit = np.diag(square)
+    union = square.sum(0) + square.sum(1) - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = hit / union
+    return np.where(matrix.sum(1) > 0, iou, np.nan)
+
+
+def miou(matrix: np.ndarray, unlabelled: str = "background") -> float:
+    """Mean IoU over the classes that have true pixels."""
+    iou = per_class_iou(matrix, unlabelled)
+    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+
+def coverage(matrix: np.ndarray) -> float:
+    """Share of the valid pixels that carry a label."""
+    return float(1 - matrix[:, -1].sum() / max(matrix.sum(), 1))
+
+
+def precision_recall(matrix: np.ndarray) -> tuple[float, float]:
+    """Mean precision and recall over the classes with true pixels, unlabelled pixels counting as missed."""
+    hit = np.diag(matrix[:, :-1]).astype(np.float64)
+    present = matrix.sum(1) > 0
+    predicted = matrix[:, :-1].sum(0)
+    precision = np.divide(hit, predicted, out=np.zeros_like(hit), where=predicted > 0)
+    recall = np.divide(hit, matrix.sum(1), out=np.zeros_like(hit), where=present)
+    if not present.any():
+        return float("nan"), float("nan")
+    return float(precision[present].mean()), float(recall[present].mean())

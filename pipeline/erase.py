@@ -1,0 +1,166 @@
+"""One round of adversarial erasing.
+
+Wei et al., CVPR 2017 (AE-PSL, arXiv 1703.08448), section 3.1: train a classifier on the images with everything mined so
+far erased, read its class activation maps, threshold them, and add the new regions to each class's mined region. The
+first round starts from plain CAM, whose thresholded maps are its mined region. A further round is one more folder.
+
+Reads: images, seeds (CAM, or the round before), weights (every round starts from them). Makes: seeds = scores (largest so
+far), classes, first u8 [N,K,g,g] (the round that first mined a cell; 0 = none), and the round's statistics in meta.
+Cost: one classifier and one CAM pass. A round after the stop rule passes its parent on at no cost, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pipeline.core import cli, data, localize, store
+from pipeline.core.config import Erase
+
+
+def mine(scores: np.ndarray, settings: Erase) -> np.ndarray:
+    """Scores float [K,h,w] in [0,1] → region bool [K,h,w]. The three readings of the paper's 'top 20 %' (section 4.1).
+
+    When a map would claim more than `largest` of the image, its threshold rises until it does not.
+    """
+    region = np.zeros(scores.shape, bool)
+    for k, score in enumerate(scores.astype(np.float32)):
+        top = float(score.max())
+        if top <= 0:
+            continue
+        most = float(np.quantile(score, 1 - settings.largest))
+        match settings.reading:
+            case "of_max":
+                region[k] = score > max(settings.threshold * top, most)
+            case "top_of_max":
+                region[k] = score >= max((1 - settings.threshold) * top, most)
+            case "top_pixels":
+                share = min(settings.threshold, settings.largest)
+                region[k] = score > max(float(np.quantile(score, 1 - share)), 0.0)
+    return region
+
+
+def mined_region(seeds: store.Artifact, i: int, size: Sequence[int], settings: Erase) -> tuple[np.ndarray, np.ndarray]:
+    """What the seeds claim for image i: (first u8 [K,h,w], scores f32 [K,h,w]), cells of the image only.
+
+    Plain CAM counts as round 1: its maps are thresholded here.
+    """
+    h, w = (-(-int(side) // seeds.meta["grid"]) for side in size)
+    scores = np.asarray(seeds["scores"][i, :, :h, :w]).astype(np.float32)
+    first = mine(scores, settings).astype(np.uint8) if is_cam(seeds) else np.asarray(seeds["first"][i, :, :h, :w])
+    return first, scores
+
+
+def is_cam(seeds: store.Artifact) -> bool:
+    return len(seeds.meta["rounds"]) == 1
+
+
+def stop_reason(rounds: list[dict[str, Any]], settings: Erase) -> str | None:
+    """Why the round just made is one too many, or None.
+
+    The paper (section 3.1) stops when the classification loss no longer falls: what is left holds no object.
+    """
+    latest = rounds[-1]
+    if latest["loss"] > settings.stop_loss * rounds[0]["loss"]:
+        return f"loss {latest['loss']:.3f} is over {settings.stop_loss} x round 1's {rounds[0]['loss']:.3f}"
+    if latest["recall"] < settings.stop_recall:
+        return f"only {latest['recall']:.0%} of the tags are still recognised"
+    if latest.get("mined", 1.0) < settings.stop_mined:
+        return f"the round mined {latest['mined']:.1%} of the image area"
+    return None
+
+
+def run(job: cli.Job) -> None:
+    settings: Erase = job.settings
+    images, seeds = job.images, job.inputs["seeds"]
+    rounds: list[dict[str, Any]] = [dict(entry) for entry in seeds.meta["rounds"]]
+    if rounds[-1].get("stop"):
+        print(f"passed through: erasing stopped at round {len(rounds)} ({rounds[-1]['stop']})", flush=True)
+        return pass_on(job, rounds, {})
+
+    rows, grid, slots = data.split(images, "train"), seeds.meta["grid"], seeds["classes"]
+    fill = data.mean_colour(images, rows)
+
+    def region(i: int) -> np.ndarray:
+        """Everything mined so far in image i, all classes together, bool [h,w]."""
+        h, w = images["size"][i]
+        first, _ = mined_region(seeds, i, (h, w), settings)
+        return np.repeat(np.repeat(first.any(0), grid, 0), grid, 1)[:h, :w]
+
+    def erased(i: int) -> np.ndarray:
+        return np.where(region(i)[..., None], fill, data.image(images, i))
+
+    model, curves, _ = localize.fit_classifier(job, erased=region)
+    model.to(job.device)
+    number = len(rounds) + 1
+    sample = rows[:: max(1, len(rows) // 200)]
+    entry = {"loss": float(curves["curve_loss"][-1]), "recall": round(localize.recall(model, erased, images, sample, job), 4)}
+    rounds.append(entry)
+    entry["stop"] = stop_reason(rounds, settings) or ""
+    print(f"round {number}: {entry}", flush=True)
+    if entry["stop"]:
+        return pass_on(job, rounds, curves)
+
+    def compute(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            first, best = mined_region(seeds, i, images["size"][i], settings)
+            classes = np.asarray(slots[i])
+            present = classes[classes != data.VOID]
+            if len(present):
+                maps = localize.activation(model, erased(i), present, settings, grid, job.device, job.precision)
+                fresh = np.zeros_like(best)
+                fresh[: len(present)] = maps
+                # What is erased cannot be mined again; a response there comes from the patch's surroundings.
+                fresh[:, first.any(0)] = 0
+                first = np.where((first == 0) & mine(fresh, settings), number, first)
+                best = np.maximum(best, fresh)
+            row = {"classes": classes}
+            for name, value in (("scores", best), ("first", first)):
+                row[name] = np.zeros(seeds[name].shape[1:], seeds[name].dtype)
+                row[name][:, : value.shape[1], : value.shape[2]] = value
+            yield row
+
+    def statistics(group: zarr.Group) -> dict[str, Any]:
+        new, area = 0, 0
+        for i in rows:
+            h, w = (-(-int(side) // grid) for side in images["size"][int(i)])
+            new += int((group["first"][int(i)][:, :h, :w] == number).any(0).sum())  # type: ignore[index,union-attr]
+            area += h * w
+        entry["mined"] = round(new / area, 4)
+        entry["stop"] = stop_reason(rounds, settings) or ""  # too little mined: kept, but no further round
+        return {"grid": grid, "classes": data.class_names(images), "rounds": rounds}
+
+    write(job, compute, statistics, curves)
+
+
+def pass_on(job: cli.Job, rounds: list[dict[str, Any]], curves: dict[str, np.ndarray]) -> None:
+    """Erasing has stopped: hand the seeds of the round before through."""
+    seeds = job.inputs["seeds"]
+
+    def copy(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            yield {name: np.asarray(seeds[name][i]) for name in ("scores", "classes", "first")}
+
+    meta = {"grid": seeds.meta["grid"], "classes": seeds.meta["classes"], "rounds": rounds}
+    write(job, copy, meta, curves)
+
+
+def write(job: cli.Job, compute: Any, meta: Any, curves: dict[str, np.ndarray]) -> None:
+    seeds = job.inputs["seeds"]
+    store.write_rows(
+        job.out,
+        job.header,
+        {name: (seeds[name].shape[1:], seeds[name].dtype) for name in ("scores", "classes", "first")},
+        data.only_split(job.images, "train", store.row_keys(job.header, job.inputs)),
+        compute,
+        meta,
+        axes="image, tag slot, row, column",
+        tables=curves,
+    )
+
+
+if __name__ == "__main__":
+    cli.main(run, Erase)

@@ -1,0 +1,72 @@
+"""True masks as labels, for a seeded, class-balanced share of the training images; the rest stays unlabelled.
+
+With a small share it is the setting of Mix-and-Match tuning and of semi-supervised methods; with all of it, the ceiling
+that every other recipe is measured against.
+
+Reads: images. Makes: labels u8 [N,S,S] (void and unlabelled 255), covered bool [N]. Cost: reading the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.core import cli, data, store
+from pipeline.core.config import Masks
+
+
+def balanced_draw(tags: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of the candidate rows, chosen so that classes occur evenly. tags: bool [N,C].
+
+    The class that so far occurs least often picks next, at random among the images that show it.
+    """
+    left = rng.permutation(candidates)
+    chosen: list[int] = []
+    seen = np.zeros(tags.shape[1])
+    while len(chosen) < min(count, len(candidates)):
+        available = tags[left].any(0)
+        if available.any():
+            rarest = np.where(available, seen, np.inf).argmin()
+            position = int(tags[left, rarest].argmax())
+        else:
+            position = 0
+        chosen.append(int(left[position]))
+        seen += tags[left[position]]
+        left = np.delete(left, position)
+    return np.sort(np.asarray(chosen, np.int64))
+
+
+def run(job: cli.Job) -> None:
+    settings: Masks = job.settings
+    images = job.images
+    side = images["rgb"].shape[1]
+    rows = data.split(images, "train")
+    candidates = rows[images.read("has_mask")[rows]]
+    if not len(candidates):
+        raise cli.InputError(f"{images.path}: no image of split train has a mask; the masks step needs some")
+    count = max(1, round(settings.fraction * len(candidates)))
+    chosen = set(balanced_draw(data.image_tags(images), candidates, count, np.random.default_rng(job.seed)).tolist())
+    print(f"{len(chosen)} of {len(candidates)} true masks used", flush=True)
+
+    def compute(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            h, w = images["size"][i]
+            labels = np.full((side, side), data.VOID, np.uint8)
+            labels[:h, :w] = data.resize_nearest(data.true_mask(images, i), h, w)
+            yield {"labels": labels, "covered": np.True_}
+
+    keys = store.row_keys(job.header, job.inputs)
+    store.write_rows(
+        job.out,
+        job.header,
+        {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
+        [key if i in chosen else None for i, key in enumerate(keys)],
+        compute,
+        meta={"classes": data.class_names(images), "used": len(chosen), "available": len(candidates)},
+        axes="image, row, column",
+    )
+
+
+if __name__ == "__main__":
+    cli.main(run, Masks)

@@ -1,0 +1,77 @@
+"""A model's predictions on the training images as labels for the next one.
+
+The tag constraint is AE-PSL's and STC's (argmax over the background and the image's tags); the thresholds are those of
+semi-supervised training (Zhao et al. 2021, section 4); the CRF is optional.
+
+Reads: images, model. Makes: labels u8 [N,S,S], covered bool [N]. Cost: one inference pass over split train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.core import cli, data, store
+from pipeline.core.config import Relabel
+from pipeline.core.densecrf import DeepLabKernels, dense_crf, over_processes
+from pipeline.core.inference import probabilities
+from pipeline.core.models import load_segmenter
+
+
+def decide(scores: np.ndarray, ids: np.ndarray, settings: Relabel) -> np.ndarray:
+    """Probabilities [K,h,w] of the classes `ids` → labels uint8 [h,w]; below their threshold 255."""
+    best = scores.argmax(0)
+    labels = ids[best].astype(np.uint8)
+    needed = np.where(labels == 0, settings.background, settings.foreground)
+    labels[scores.max(0) < needed] = data.VOID
+    return labels
+
+
+def run(job: cli.Job) -> None:
+    settings: Relabel = job.settings
+    images, artifact = job.images, job.inputs["model"]
+    model = load_segmenter(artifact).to(job.device)
+    tags, side, classes = data.image_tags(images), images["rgb"].shape[1], len(data.class_names(images))
+
+    def possible(i: int) -> np.ndarray:
+        return np.concatenate([[0], np.flatnonzero(tags[i]) + 1]) if settings.tags else np.arange(classes)
+
+    def refine(item: tuple[int, np.ndarray]) -> np.ndarray:
+        i, scores = item
+        return dense_crf(data.image(images, i), scores, DeepLabKernels()) if settings.crf else scores
+
+    def predict(i: int) -> tuple[int, np.ndarray]:
+        scores = probabilities(
+            model,
+            data.image(images, i),
+            scales=settings.scales,
+            flip=settings.flip,
+            device=job.device,
+            precision=job.precision,
+        )[possible(i)]
+        return i, scores / scores.sum(0).clip(1e-6)
+
+    def compute(rows: list[int]) -> Iterator[store.Row]:
+        # A few at a time: the network uses all cores for one image, the CRF one core for each.
+        for start in range(0, len(rows), 16):
+            chunk = [predict(i) for i in rows[start : start + 16]]
+            refined = over_processes(refine, chunk, job.threads if settings.crf else 1)
+            for (i, _), scores in zip(chunk, refined, strict=True):
+                labels = np.full((side, side), data.VOID, np.uint8)
+                labels[: scores.shape[1], : scores.shape[2]] = decide(scores, possible(i), settings)
+                yield {"labels": labels, "covered": np.True_}
+
+    store.write_rows(
+        job.out,
+        job.header,
+        {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
+        data.only_split(images, "train", store.row_keys(job.header, job.inputs)),
+        compute,
+        meta={"classes": data.class_names(images)},
+        axes="image, row, column",
+    )
+
+
+if __name__ == "__main__":
+    cli.main(run, Relabel)
