@@ -1,0 +1,32 @@
+# Contents page: configuration, rules, targets. The order of the steps is in config.yaml, a step's code in pipeline/.
+from snakemake.utils import min_version
+
+min_version("9.18")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/init.smk"
+include: "workflow/rules/mine.smk"
+include: "workflow/rules/refine.smk"
+include: "workflow/rules/tune.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    verify,
+    clean,
+
+
+rule all:
+    default_target: True
+    input:
+        reports(),

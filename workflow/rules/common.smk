@@ -1,0 +1,77 @@
+# Thin bridge to pipeline.core.recipe: nothing here decides anything, and nothing heavy is imported.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(workflow.basedir))
+
+from pipeline.core import recipe as recipes
+from pipeline.core.config import METHODS, ConfigError, parse
+from pipeline.core.sources import fingerprint
+
+try:
+    CONFIG = parse(config)
+    NODES = {
+        (name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds
+    }
+except ConfigError as error:
+    raise WorkflowError(f"\n{error}") from None
+
+ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
+IMAGES = f"{ROOT}/images.json"
+
+
+wildcard_constraints:
+    recipe=r"[^/]+",
+    seed=r"\d+",
+    kind="seeds|labels|model",
+
+
+def made_by(method):
+    """Output of a rule: the manifest of every step of this method, wherever its folder lies."""
+    names = [name for name, step in CONFIG.steps.items() if step.method == method]
+    names = sorted({*names, method} - {n for n, s in CONFIG.steps.items() if s.method != method})
+    steps = "|".join(names) or "(?!)"
+    return f"{ROOT}/{{folder,(.+/)?({steps})}}/{METHODS[method].makes}.json"
+
+
+def node(wildcards):
+    try:
+        return recipes.node_of(CONFIG, wildcards.folder)
+    except ConfigError as error:
+        raise WorkflowError(f"{ROOT}/{wildcards.folder}: {error}") from None
+
+
+def inputs(wildcards):
+    """kind → manifest, for everything the step takes."""
+    found = {kind: f"{ROOT}/{source.file}" for kind, source in node(wildcards).inputs.items()}
+    return found | ({"images": IMAGES} if "images" in node(wildcards).settings.takes else {})
+
+
+def flags(wildcards, input):
+    """The command line after `python -m pipeline.<stage>`, but for output and threads."""
+    step = node(wildcards)
+    parts = [f"--{kind} {shlex.quote(str(path))}" for kind, path in input.items()]
+    parts.append(f"--settings {shlex.quote(step.settings.model_dump_json())}")
+    parts.append(f"--seed {CONFIG.seeds[0] if step.seed is None else step.seed}")
+    return " ".join([*parts, compute()])
+
+
+def compute():
+    c = CONFIG.compute
+    return f"--device {c.device} --precision {c.precision} --workers {c.workers}"
+
+
+def code(stage):
+    """Digest of the stage's syntax tree and of what it imports: a real edit reruns it, a comment does not."""
+    return recipes.code_digest(stage)
+
+
+def reports():
+    return [f"{ROOT}/report/{name}-seed{seed}.html" for name, seed in NODES]
+
+
+def more(base):
+    """Memory that grows with each retry."""
+    return lambda wildcards, attempt: base * attempt
