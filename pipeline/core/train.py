@@ -8,6 +8,7 @@ killed and resumed gives the bytes of an undisturbed one (CPU, same number of th
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ from pipeline.core.config import Training
 from pipeline.core.data import Cut, Sample
 
 Losses = dict[str, torch.Tensor]
-CHECKPOINT_SECONDS = 120.0
+CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 120))
 
 
 class Interrupted(SystemExit):

@@ -12,9 +12,7 @@ from pipeline.core.sources import fingerprint
 
 try:
     CONFIG = parse(config)
-    NODES = {
-        (name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds
-    }
+    NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
 except ConfigError as error:
     raise WorkflowError(f"\n{error}") from None
 

@@ -2,20 +2,20 @@ rule prepare:
     """Photographs, masks and tags → images, after one pass that finds every problem."""
     output:
         IMAGES,
-    params:
-        settings=CONFIG.data.model_dump_json(),
-        files=fingerprint(CONFIG.data),
-        code=code("prepare"),
     log:
         f"logs/{ROOT}/images.log",
     benchmark:
         f"logs/benchmark/{ROOT}/images.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: 1
     resources:
         mem_mb=more(2000),
         runtime=60,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        settings=CONFIG.data.model_dump_json(),
+        files=fingerprint(CONFIG.data),
+        code=code("prepare"),
     shell:
         "python -m pipeline.prepare --settings {params.settings:q} --out {output} > {log} 2>&1"
 
@@ -26,18 +26,18 @@ rule saliency:
         unpack(inputs),
     output:
         made_by("saliency"),
-    params:
-        flags=flags,
-        code=code("saliency"),
     log:
         f"logs/{ROOT}/{{folder}}/saliency.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/saliency.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(4000),
         runtime=240,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("saliency"),
     shell:
         "python -m pipeline.saliency {params.flags} --out {output} --threads {threads} > {log} 2>&1"

@@ -4,20 +4,19 @@ rule imagenet:
         unpack(inputs),
     output:
         made_by("imagenet"),
-    params:
-        flags=flags,
-        code=code("init"),
     log:
         f"logs/{ROOT}/{{folder}}/imagenet.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/imagenet.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(2000),
         runtime=30,
-
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("init"),
     shell:
         "python -m pipeline.init {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -28,20 +27,19 @@ rule random:
         unpack(inputs),
     output:
         made_by("random"),
-    params:
-        flags=flags,
-        code=code("init"),
     log:
         f"logs/{ROOT}/{{folder}}/random.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/random.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(2000),
         runtime=30,
-
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("init"),
     shell:
         "python -m pipeline.init {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -52,21 +50,19 @@ rule proxy:
         unpack(inputs),
     output:
         made_by("proxy"),
-    params:
-        flags=flags,
-        code=code("proxy"),
     log:
         f"logs/{ROOT}/{{folder}}/proxy.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/proxy.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(8000),
         runtime=1440,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("proxy"),
     shell:
         "python -m pipeline.proxy {params.flags} --out {output} --threads {threads} > {log} 2>&1"
-
-

@@ -4,20 +4,20 @@ rule classify:
         unpack(inputs),
     output:
         made_by("classify"),
-    params:
-        flags=flags,
-        code=code("classify"),
     log:
         f"logs/{ROOT}/{{folder}}/classify.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/classify.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(8000),
         runtime=720,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("classify"),
     shell:
         "python -m pipeline.classify {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -28,20 +28,20 @@ rule cam:
         unpack(inputs),
     output:
         made_by("cam"),
-    params:
-        flags=flags,
-        code=code("cam"),
     log:
         f"logs/{ROOT}/{{folder}}/cam.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/cam.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(4000),
         runtime=240,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("cam"),
     shell:
         "python -m pipeline.cam {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -52,21 +52,19 @@ rule erase:
         unpack(inputs),
     output:
         made_by("erase"),
-    params:
-        flags=flags,
-        code=code("erase"),
     log:
         f"logs/{ROOT}/{{folder}}/erase.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/erase.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(8000),
         runtime=960,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("erase"),
     shell:
         "python -m pipeline.erase {params.flags} --out {output} --threads {threads} > {log} 2>&1"
-
-

@@ -4,20 +4,19 @@ rule crf:
         unpack(inputs),
     output:
         made_by("crf"),
-    params:
-        flags=flags,
-        code=code("crf"),
     log:
         f"logs/{ROOT}/{{folder}}/crf.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/crf.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(4000),
         runtime=240,
-
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("crf"),
     shell:
         "python -m pipeline.crf {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -28,20 +27,19 @@ rule masks:
         unpack(inputs),
     output:
         made_by("masks"),
-    params:
-        flags=flags,
-        code=code("masks"),
     log:
         f"logs/{ROOT}/{{folder}}/masks.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/masks.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(2000),
         runtime=60,
-
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("masks"),
     shell:
         "python -m pipeline.masks {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -52,21 +50,19 @@ rule relabel:
         unpack(inputs),
     output:
         made_by("relabel"),
-    params:
-        flags=flags,
-        code=code("relabel"),
     log:
         f"logs/{ROOT}/{{folder}}/relabel.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/relabel.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(6000),
         runtime=480,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("relabel"),
     shell:
         "python -m pipeline.relabel {params.flags} --out {output} --threads {threads} > {log} 2>&1"
-
-

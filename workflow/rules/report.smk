@@ -5,20 +5,20 @@ rule evaluate:
         scored=f"{ROOT}/{{folder}}/{{kind}}.json",
     output:
         f"{ROOT}/{{folder}}/{{kind}}.metrics.json",
-    params:
-        settings=CONFIG.evaluate.model_dump_json(),
-        compute=compute(),
-        code=code("evaluate"),
     log:
         f"logs/{ROOT}/{{folder}}/{{kind}}.metrics.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(4000),
         runtime=240,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        settings=CONFIG.evaluate.model_dump_json(),
+        compute=compute(),
+        code=code("evaluate"),
     shell:
         "python -m pipeline.evaluate --images {input.images} --of {input.scored} --settings {params.settings:q}"
         " {params.compute} --out {output} --threads {threads} > {log} 2>&1"
@@ -54,21 +54,21 @@ rule page:
             category="Recipes",
             labels={"recipe": "{recipe}", "seed": "{seed}"},
         ),
+    log:
+        f"logs/{ROOT}/report/{{recipe}}-seed{{seed}}.log",
+    benchmark:
+        f"logs/benchmark/{ROOT}/report/{{recipe}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: workflow.cores or 4
+    resources:
+        mem_mb=more(4000),
+        runtime=60,
     params:
         stages=lambda w: json.dumps(stages(w)),
         evaluate=CONFIG.evaluate.model_dump_json(),
         show=CONFIG.report.images,
         code=code("report"),
-    log:
-        f"logs/{ROOT}/report/{{recipe}}-seed{{seed}}.log",
-    benchmark:
-        f"logs/benchmark/{ROOT}/report/{{recipe}}-seed{{seed}}.tsv"
-    threads: workflow.cores or 4
-    resources:
-        mem_mb=more(4000),
-        runtime=60,
-    conda:
-        "../../envs/pipeline.yaml"
     shell:
         "python -m pipeline.report --recipe {wildcards.recipe} --seed {wildcards.seed} --images {input.images}"
         " --stages {params.stages:q} --evaluate {params.evaluate:q} --show {params.show} --out {output}"
@@ -79,10 +79,10 @@ rule verify:
     """Re-read every artifact against its manifest."""
     log:
         f"logs/{ROOT}/verify.log",
-    params:
-        root=ROOT,
     conda:
         "../../envs/pipeline.yaml"
+    params:
+        root=ROOT,
     shell:
         "python -m pipeline.artifacts verify {params.root} 2>&1 | tee {log}"
 
@@ -91,9 +91,9 @@ rule clean:
     """Delete every artifact of the data set: manifests, stores and what unfinished runs left."""
     log:
         "logs/clean.log",
-    params:
-        root=ROOT,
     conda:
         "../../envs/pipeline.yaml"
+    params:
+        root=ROOT,
     shell:
         "python -m pipeline.artifacts clean {params.root} 2>&1 | tee {log}"

@@ -4,21 +4,19 @@ rule segment:
         unpack(inputs),
     output:
         made_by("segment"),
-    params:
-        flags=flags,
-        code=code("segment"),
     log:
         f"logs/{ROOT}/{{folder}}/segment.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/segment.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(8000),
         runtime=1440,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("segment"),
     shell:
         "python -m pipeline.segment {params.flags} --out {output} --threads {threads} > {log} 2>&1"
-
-

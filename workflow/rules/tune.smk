@@ -4,20 +4,19 @@ rule patches:
         unpack(inputs),
     output:
         made_by("patches"),
-    params:
-        flags=flags,
-        code=code("patches"),
     log:
         f"logs/{ROOT}/{{folder}}/patches.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/patches.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(2000),
         runtime=120,
-
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("patches"),
     shell:
         "python -m pipeline.patches {params.flags} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -28,21 +27,19 @@ rule triplet:
         unpack(inputs),
     output:
         made_by("triplet"),
-    params:
-        flags=flags,
-        code=code("triplet"),
     log:
         f"logs/{ROOT}/{{folder}}/triplet.log",
     benchmark:
         f"logs/benchmark/{ROOT}/{{folder}}/triplet.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
     threads: workflow.cores or 4
     resources:
         mem_mb=more(8000),
         runtime=720,
         gpu=1,
-    conda:
-        "../../envs/pipeline.yaml"
+    params:
+        flags=flags,
+        code=code("triplet"),
     shell:
         "python -m pipeline.triplet {params.flags} --out {output} --threads {threads} > {log} 2>&1"
-
-

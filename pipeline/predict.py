@@ -1,0 +1,218 @@
+"""Masks for your own photographs from a finished model. For users; not a stage of the workflow.
+
+    python -m pipeline.predict results/demo/seed0/.../ce/model.json photos/ --out masks/
+
+Writes masks/<photo>.png (mode P, pixel = class id, at the photograph's own size, upright as its EXIF says),
+masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made. Subfolders
+are kept. A photo whose mask is there is skipped; a file that cannot be read is named at the end (exit code 1), the others
+are done. Photographs are never written to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.core import cli, show, store
+from pipeline.core.densecrf import DeepLabKernels, dense_crf
+from pipeline.core.inference import label_map, probabilities, reduced
+from pipeline.core.models import load_segmenter
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+RECORD = "predict.json"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph and the files made from it. name: its path below the folder given, without suffix."""
+
+    path: Path
+    name: str
+    mask: Path
+    overlay: Path
+
+
+def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
+    """All photographs below these folders or files, what lies in `out` excepted.
+
+    Raises InputError when there are none, when two would share a mask, or when a result would replace a photograph.
+    """
+    found: dict[str, Photo] = {}
+    for source in sources:
+        if not source.exists():
+            raise cli.InputError(f"{source}: no such file or folder")
+        folder = source if source.is_dir() else source.parent
+        paths = sorted(source.rglob("*")) if source.is_dir() else [source]
+        for path in paths:
+            inside = folder.resolve() != out.resolve() and out.resolve() in path.resolve().parents
+            if path.suffix.lower() not in SUFFIXES or not path.is_file() or (source.is_dir() and inside):
+                continue
+            relative = path.relative_to(folder).with_suffix("")
+            name = relative.as_posix()
+            if name in found:
+                raise cli.InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one of them")
+            overlay = out / "overlays" / f"{name}.jpg"
+            found[name] = Photo(path, name, out / f"{name}.png", overlay)
+    if not found:
+        raise cli.InputError(f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)")
+    originals = {photo.path.resolve() for photo in found.values()}
+    for photo in found.values():
+        for result in (photo.mask, photo.overlay):
+            if result.resolve() in originals:
+                raise cli.InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
+    return list(found.values())
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """uint8 [h,w,3], turned upright. Raises OSError or ValueError when it is no 8-bit picture."""
+    with Image.open(path) as picture:
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"pixels of mode {picture.mode}; 8 bits per channel expected")
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def read_tags(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
+    """tags.csv (columns image, tags; tags separated by spaces) → photo name → possible class ids, background included."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            if not {"image", "tags"} <= set(table.fieldnames or ()):
+                raise cli.InputError(f"{path}: columns {table.fieldnames} found; 'image' and 'tags' expected")
+            rows = [(row["image"], (row["tags"] or "").split()) for row in table]
+    except FileNotFoundError:
+        raise cli.InputError(f"{path}: no such file (--tags)") from None
+    unknown = sorted({tag for _, tags in rows for tag in tags} - set(classes))
+    if unknown:
+        raise cli.InputError(f"{path}: the model does not know {', '.join(unknown)}. It knows {', '.join(classes)}")
+    return {
+        name.removesuffix(Path(name).suffix if Path(name).suffix.lower() in SUFFIXES else ""): np.unique(
+            [0, *(classes.index(tag) for tag in tags)]
+        )
+        for name, tags in rows
+    }
+
+
+def masks_of(args: argparse.Namespace, artifact: store.Artifact) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The function (photograph, possible class ids) → label map uint8 at the photograph's size."""
+    device = cli.pick_device(args.device)
+    precision = cli.pick_precision(args.precision, device)
+    model = load_segmenter(artifact).to(device)
+
+    def mask(rgb: np.ndarray, possible: np.ndarray) -> np.ndarray:
+        small = reduced(rgb, args.max_side or None)
+        scores = probabilities(model, small, scales=args.scales, flip=args.flip, device=device, precision=precision)
+        scores = scores[possible]
+        if args.crf:
+            scores = dense_crf(small, scores / scores.sum(0).clip(1e-6), DeepLabKernels())
+        return possible.astype(np.uint8)[label_map(scores, *rgb.shape[:2])]
+
+    return mask
+
+
+def check_record(out: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Refuse to mix masks of two models, or of two settings, in one folder."""
+    path = out / RECORD
+    if path.is_file() and not overwrite:
+        try:
+            before = json.loads(path.read_text())
+        except ValueError:
+            before = {}
+        differing = [key for key, value in record.items() if before.get(key) != value]
+        if differing:
+            raise cli.InputError(
+                f"{path}: the masks there were made with another {', '.join(differing)}; "
+                "choose another --out, or --overwrite to make all of them anew"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    store.write_atomic(path, json.dumps(record, indent=1) + "\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Whole or absent, so that a file that is there may be trusted and skipped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def run(args: argparse.Namespace) -> dict[Path, str]:
+    """Write masks and overlays. Returns the files that failed and why."""
+    artifact = store.Artifact(args.model, "model")
+    classes = artifact.meta["classes"]
+    photos = find_photos(args.photos, args.out)
+    tags = read_tags(args.tags, classes) if args.tags else {}
+    if args.max_side is None:
+        args.max_side = artifact.meta.get("max_side", 0)
+    record = {"classes": classes, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
+    record |= {"max_side": args.max_side, "tags": args.tags is not None}
+    check_record(args.out, record, args.overwrite)
+    todo = [
+        photo
+        for photo in photos
+        if args.overwrite or not photo.mask.is_file() or (args.overlays and not photo.overlay.is_file())
+    ]
+    if len(todo) < len(photos):
+        print(f"{len(photos) - len(todo)} of {len(photos)} photos have their mask already; --overwrite makes them anew")
+    untagged = sum(photo.name not in tags and Path(photo.name).name not in tags for photo in todo) if tags else 0
+    if untagged:
+        print(f"{untagged} photos are not in {args.tags}: every class is possible there")
+    cli.limit_threads(args.threads)
+    mask, failed = masks_of(args, artifact), {}
+    for number, photo in enumerate(todo, 1):
+        started = time.monotonic()
+        try:
+            rgb = read_photo(photo.path)
+            possible = tags.get(photo.name, tags.get(Path(photo.name).name, np.arange(len(classes))))
+            labels = mask(rgb, possible)
+            if args.overlays:
+                write_bytes(photo.overlay, show.jpeg(show.overlay(rgb, labels)))
+            write_bytes(photo.mask, show.palette_png(labels))
+        except Exception as error:  # one bad file must not cost the others; all are named at the end
+            failed[photo.path] = f"{type(error).__name__}: {error}"
+            continue
+        found = ", ".join(classes[k] for k in np.unique(labels) if k) or "background only"
+        print(f"{number}/{len(todo)}  {photo.name}  {found}  {time.monotonic() - started:.1f} s", flush=True)
+    return failed
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="manifest of a model, model.json")
+    parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for masks, overlays/ and predict.json")
+    parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: only these classes are possible")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes over which predictions are averaged")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--crf", action="store_true", help="refine with a dense CRF (slow on large pictures)")
+    parser.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--max-side", type=int, help="larger photographs are reduced first; default: as in training; 0: never")
+    parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(argv)
+    if any(not 0 < scale <= 8 for scale in args.scales):
+        parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
+    failed: dict[Path, str] = {}
+    cli.guarded(lambda: failed.update(run(args)))
+    if failed:
+        print(f"\n{len(failed)} file(s) could not be done:")
+        for path, why in failed.items():
+            print(f"  {path}: {why}")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
