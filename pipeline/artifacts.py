@@ -17,7 +17,9 @@ from pipeline.core import cli, store
 
 def manifests(root: Path) -> list[Path]:
     """Manifests below a folder, stores not searched."""
-    return sorted(path for path in root.rglob("*.json") if not any(part.endswith((".zarr", ".part")) for part in path.parts))
+    return sorted(
+        path for path in root.rglob("*.json") if not any(part.endswith((".zarr", ".part")) for part in path.parts)
+    )
 
 
 def verify(root: Path) -> None:

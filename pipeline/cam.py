@@ -2,8 +2,9 @@
 
 Zhou et al. 2016; several scales and mirror images as in Ahn & Kwak 2018 (PSA) and Ahn et al. 2019 (IRN).
 
-Reads: images, classifier. Makes: seeds = scores f16 [N,K,g,g] for the K tag slots of an image (divided by each class's
-maximum), classes u8 [N,K], first u8 [N,K,g,g] (all 0: nothing is mined yet). Cost: 2 x sum(scales²) forward passes an image.
+Reads: images, classifier. Makes: seeds = scores f16 [N,K,g,g] for the K tag slots of an image (divided by each
+class's maximum), classes u8 [N,K], first u8 [N,K,g,g] (all 0: nothing is mined yet). Cost: 2 x sum(scales²) forward
+passes an image.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Pseudo-labels from seeds: the rules of AE-PSL, then a dense CRF.
 
 Wei et al., CVPR 2017 (AE-PSL), section 3.2: mined regions are foreground, low saliency is background; pixels that two
-classes claim, low-saliency pixels inside mined regions and pixels nobody claims stay open (255). The open pixels and the
-borders are then settled by a dense CRF over the background and the image's tags; `refine: argmax` stops before it, so the
-CRF's effect is always measured. Without saliency the background is where every score is low (Ahn & Kwak 2018).
+classes claim, low-saliency pixels inside mined regions and pixels nobody claims stay open (255). The open pixels and
+the borders are then settled by a dense CRF over the background and the image's tags; `refine: argmax` stops before
+it, so the CRF's effect is always measured. Without saliency the background is where every score is low (Ahn & Kwak
+2018).
 
-Reads: images, seeds, saliency (optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: 30-300 ms an image and core.
+Reads: images, seeds, saliency (optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: 30-300 ms an image and
+core.
 """
 
 from __future__ import annotations
@@ -59,14 +61,24 @@ def unary(labels: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, s
 
 
 def label_image(
-    rgb: np.ndarray, classes: np.ndarray, first: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, mined: bool, settings: Crf
+    rgb: np.ndarray,
+    classes: np.ndarray,
+    first: np.ndarray,
+    scores: np.ndarray,
+    saliency: np.ndarray | None,
+    mined: bool,
+    settings: Crf,
 ) -> np.ndarray:
     """Pseudo-labels of one image, uint8 [h,w].
 
     classes: ids of its T tags; first, scores: [T,h,w]; saliency: f32 [h,w] in [0,1] or None.
     """
     claimed = claims(first, scores, mined, settings)
-    background = saliency < settings.background if saliency is not None else ~claimed.any(0) & (scores.max(0) < settings.background)
+    background = (
+        saliency < settings.background
+        if saliency is not None
+        else ~claimed.any(0) & (scores.max(0) < settings.background)
+    )
     labels = seed_labels(claimed, scores, background, settings)
     ids = np.concatenate([[0], classes, [data.VOID]]).astype(np.uint8)
     if settings.refine == "argmax":

@@ -1,12 +1,14 @@
 """One round of adversarial erasing.
 
-Wei et al., CVPR 2017 (AE-PSL, arXiv 1703.08448), section 3.1: train a classifier on the images with everything mined so
-far erased, read its class activation maps, threshold them, and add the new regions to each class's mined region. The
-first round starts from plain CAM, whose thresholded maps are its mined region. A further round is one more folder.
+Wei et al., CVPR 2017 (AE-PSL, arXiv 1703.08448), section 3.1: train a classifier on the images with everything mined
+so far erased, read its class activation maps, threshold them, and add the new regions to each class's mined region.
+The first round starts from plain CAM, whose thresholded maps are its mined region. A further round is one more
+folder.
 
-Reads: images, seeds (CAM, or the round before), weights (every round starts from them). Makes: seeds = scores (largest so
-far), classes, first u8 [N,K,g,g] (the round that first mined a cell; 0 = none), and the round's statistics in meta.
-Cost: one classifier and one CAM pass. A round after the stop rule passes its parent on at no cost, and says so.
+Reads: images, seeds (CAM, or the round before), weights (every round starts from them). Makes: seeds = scores
+(largest so far), classes, first u8 [N,K,g,g] (the round that first mined a cell; 0 = none), and the round's
+statistics in meta. Cost: one classifier and one CAM pass. A round after the stop rule passes its parent on at no
+cost, and says so.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ def mine(scores: np.ndarray, settings: Erase) -> np.ndarray:
         top = float(score.max())
         if top <= 0:
             continue
-        most = float(np.quantile(score, 1 - settings.largest))
         match settings.reading:
             case "of_max":
-                region[k] = score > max(settings.threshold * top, most)
+                region[k] = score > settings.threshold * top
             case "top_of_max":
-                region[k] = score >= max((1 - settings.threshold) * top, most)
+                region[k] = score >= (1 - settings.threshold) * top
             case "top_pixels":
-                share = min(settings.threshold, settings.largest)
-                region[k] = score > max(float(np.quantile(score, 1 - share)), 0.0)
+                region[k] = (score > 0) & (score > np.quantile(score, 1 - settings.threshold))
+        if region[k].mean() > settings.largest:
+            region[k] = score > np.quantile(score, 1 - settings.largest)
     return region
 
 
@@ -97,7 +99,10 @@ def run(job: cli.Job) -> None:
     model.to(job.device)
     number = len(rounds) + 1
     sample = rows[:: max(1, len(rows) // 200)]
-    entry = {"loss": float(curves["curve_loss"][-1]), "recall": round(localize.recall(model, erased, images, sample, job), 4)}
+    entry = {
+        "loss": float(curves["curve_loss"][-1]),
+        "recall": round(localize.recall(model, erased, images, sample, job), 4),
+    }
     rounds.append(entry)
     entry["stop"] = stop_reason(rounds, settings) or ""
     print(f"round {number}: {entry}", flush=True)
@@ -137,12 +142,15 @@ def run(job: cli.Job) -> None:
 
 
 def pass_on(job: cli.Job, rounds: list[dict[str, Any]], curves: dict[str, np.ndarray]) -> None:
-    """Erasing has stopped: hand the seeds of the round before through."""
+    """Erasing has stopped: hand the seeds of the round before through, plain CAM with its mined region."""
     seeds = job.inputs["seeds"]
 
     def copy(indices: list[int]) -> Iterator[store.Row]:
         for i in indices:
-            yield {name: np.asarray(seeds[name][i]) for name in ("scores", "classes", "first")}
+            row = {name: np.asarray(seeds[name][i]) for name in ("scores", "classes", "first")}
+            first, _ = mined_region(seeds, i, job.images["size"][i], job.settings)
+            row["first"][:, : first.shape[1], : first.shape[2]] = first
+            yield row
 
     meta = {"grid": seeds.meta["grid"], "classes": seeds.meta["classes"], "rounds": rounds}
     write(job, copy, meta, curves)
@@ -154,7 +162,8 @@ def write(job: cli.Job, compute: Any, meta: Any, curves: dict[str, np.ndarray]) 
         job.out,
         job.header,
         {name: (seeds[name].shape[1:], seeds[name].dtype) for name in ("scores", "classes", "first")},
-        data.only_split(job.images, "train", store.row_keys(job.header, job.inputs)),
+        # The classifier has seen all images, so a row follows from all of them and not from its own image alone.
+        data.only_split(job.images, "train", store.row_keys(job.header, job.inputs, job.header.fingerprint())),
         compute,
         meta,
         axes="image, tag slot, row, column",

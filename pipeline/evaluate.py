@@ -1,8 +1,8 @@
 """Scores of an artifact against the true masks, at original resolution.
 
 Seeds and labels are scored on split `score` (training images with masks), models on split `val`: the two are never
-mixed up, because every number carries its split. Seeds are scored at many thresholds (label = best-scoring tag where its
-score exceeds t, else background), erasing rounds also as the mined region itself.
+mixed up, because every number carries its split. Seeds are scored at many thresholds (label = best-scoring tag where
+its score exceeds t, else background), erasing rounds also as the mined region itself.
 
 Reads: images and one of seeds, labels, model. Makes: metrics = confusion int64 [splits, thresholds, C, C+1].
 Cost: one pass over the split; for a model, its inference.
@@ -34,7 +34,9 @@ def thresholds(count: int) -> np.ndarray:
     return np.round(np.arange(1, count + 1) / (count + 1), 4)
 
 
-def at_thresholds(truth: np.ndarray, best: np.ndarray, score: np.ndarray, levels: np.ndarray, classes: int) -> np.ndarray:
+def at_thresholds(
+    truth: np.ndarray, best: np.ndarray, score: np.ndarray, levels: np.ndarray, classes: int
+) -> np.ndarray:
     """Confusion matrices of 'best where score > t, else background' for every t, from one histogram.
 
     truth, best: uint8 [h,w]; score: f32 [h,w]; levels ascending. → int64 [T, C, C+1].
@@ -50,7 +52,9 @@ def at_thresholds(truth: np.ndarray, best: np.ndarray, score: np.ndarray, levels
     return out
 
 
-def seeds_counter(images: store.Artifact, seeds: store.Artifact, settings: Evaluate) -> tuple[Count, list[float | str | None]]:
+def seeds_counter(
+    images: store.Artifact, seeds: store.Artifact, settings: Evaluate
+) -> tuple[Count, list[float | str | None]]:
     levels, classes = thresholds(settings.thresholds), len(data.class_names(images))
     rounds = len(seeds.meta["rounds"])
 
@@ -61,7 +65,9 @@ def seeds_counter(images: store.Artifact, seeds: store.Artifact, settings: Evalu
         if not len(ids):
             ids, scores, first = np.zeros(1, np.uint8), np.zeros((1, h, w), np.float32), np.zeros((1, h, w), np.uint8)
         else:
-            scores, first = (data.from_grid(seeds[name][i, : len(ids)], seeds.meta["grid"], h, w) for name in ("scores", "first"))
+            scores, first = (
+                data.from_grid(seeds[name][i, : len(ids)], seeds.meta["grid"], h, w) for name in ("scores", "first")
+            )
         best = data.resize_nearest(ids[scores.argmax(0)], *truth.shape)
         score = data.resize_nearest(scores.max(0), *truth.shape)
         matrices = at_thresholds(truth, best, score, levels, classes)
@@ -86,7 +92,9 @@ def labels_counter(images: store.Artifact, labels: store.Artifact) -> Count:
     return count
 
 
-def model_counter(images: store.Artifact, model: store.Artifact, settings: Evaluate, device: str, precision: str) -> Count:
+def model_counter(
+    images: store.Artifact, model: store.Artifact, settings: Evaluate, device: str, precision: str
+) -> Count:
     net, classes = load_segmenter(model).to(device), len(data.class_names(images))
 
     def count(i: int) -> np.ndarray:
@@ -152,10 +160,18 @@ def run(args: argparse.Namespace) -> None:
     classes = len(data.class_names(images))
     matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), classes, classes + 1), np.int64)
     meta = {"classes": data.class_names(images), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
-    store.write_table(args.out, header, {"confusion": matrices[None]}, {**meta, "thresholds": levels}, axes="split, threshold, true, predicted")
+    store.write_table(
+        args.out,
+        header,
+        {"confusion": matrices[None]},
+        {**meta, "thresholds": levels},
+        axes="split, threshold, true, predicted",
+    )
     scores = [miou(matrix) for matrix in matrices]
     best = int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
-    print(f"{args.out}: {split}, {len(rows)} images, mIoU {100 * scores[best]:.1f} (threshold {levels[best]})", flush=True)
+    print(
+        f"{args.out}: {split}, {len(rows)} images, mIoU {100 * scores[best]:.1f} (threshold {levels[best]})", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ def balanced_draw(tags: np.ndarray, candidates: np.ndarray, count: int, rng: np.
 
     The class that so far occurs least often picks next, at random among the images that show it.
     """
+    if count >= len(candidates):
+        return np.sort(candidates)
     left = rng.permutation(candidates)
     chosen: list[int] = []
     seen = np.zeros(tags.shape[1])
-    while len(chosen) < min(count, len(candidates)):
+    while len(chosen) < count:
         available = tags[left].any(0)
         if available.any():
             rarest = np.where(available, seen, np.inf).argmin()

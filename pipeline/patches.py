@@ -76,9 +76,7 @@ def draw_patches(
     return np.concatenate([candidates[chosen], plain_boxes]), np.concatenate([classes[chosen], plain_classes])
 
 
-def distinct(
-    boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, max_overlap: float
-) -> NDArray[np.intp]:
+def distinct(boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, max_overlap: float) -> NDArray[np.intp]:
     """Choose `wanted` boxes that do not mostly repeat each other: greedily, in the order given.
 
     A box is dropped when boxes kept before it cover more than `max_overlap` of its area; a coverage, not an
@@ -125,9 +123,7 @@ def _check_settings(
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1 patch per image")
     if not 2 <= sides[0] + sides[0] % 2 <= sides[1]:
-        raise ValueError(
-            f"sides are {sides}; expected (smallest, largest) with a positive even number between them"
-        )
+        raise ValueError(f"sides are {sides}; expected (smallest, largest) with a positive even number between them")
     if not 0 <= background_share < 1:
         raise ValueError(f"background_share is {background_share}; expected a share from 0 to below 1")
     if background is not None and not 0 <= background < VOID:

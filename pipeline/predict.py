@@ -3,9 +3,9 @@
     python -m pipeline.predict results/demo/seed0/.../ce/model.json photos/ --out masks/
 
 Writes masks/<photo>.png (mode P, pixel = class id, at the photograph's own size, upright as its EXIF says),
-masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made. Subfolders
-are kept. A photo whose mask is there is skipped; a file that cannot be read is named at the end (exit code 1), the others
-are done. Photographs are never written to.
+masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made.
+Subfolders are kept. A photo whose mask is there is skipped; a file that cannot be read is named at the end (exit
+code 1), the others are done. Photographs are never written to.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
             relative = path.relative_to(folder).with_suffix("")
             name = relative.as_posix()
             if name in found:
-                raise cli.InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one of them")
+                raise cli.InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one")
             overlay = out / "overlays" / f"{name}.jpg"
             found[name] = Photo(path, name, out / f"{name}.png", overlay)
     if not found:
@@ -82,7 +82,7 @@ def read_photo(path: Path) -> np.ndarray:
 
 
 def read_tags(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
-    """tags.csv (columns image, tags; tags separated by spaces) → photo name → possible class ids, background included."""
+    """tags.csv (columns image, tags; tags separated by spaces) → photo name → possible class ids, background too."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
@@ -193,11 +193,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
     parser.add_argument("--out", type=Path, required=True, help="folder for masks, overlays/ and predict.json")
     parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: only these classes are possible")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="sizes over which predictions are averaged")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="relative sizes to average over")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--crf", action="store_true", help="refine with a dense CRF (slow on large pictures)")
     parser.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--max-side", type=int, help="larger photographs are reduced first; default: as in training; 0: never")
+    parser.add_argument(
+        "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
+    )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")

@@ -16,72 +16,60 @@ import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from pipeline.core import cli, demo, recipe, sources, store
 from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, explain
 from pipeline.core.data import VOID, resize_image
+from pipeline.core.photographs import (
+    Classes,
+    Content,
+    Size,
+    Unusable,
+    digests,
+    keep_classes,
+    look_at_mask,
+    look_at_photograph,
+    read_mask,
+    read_photograph,
+    tag_ids,
+)
 from pipeline.core.sources import Picture, Source
 
 LINES = 50  # of a message
 CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger photograph changes no row
 
 
-def read_tags(source: Source, classes: Classes, data: Data) -> dict[str, set[int]]:
-    """Class ids each image is tagged with; images whose tags are the classes in their mask are left out."""
-    ids = {name: number for number, name in enumerate(classes.names[1:], 1)}
-    tagged = {picture.id: picture.tags for picture in source.pictures if picture.tags is not None}
-    foreign: dict[str, list[str]] = {}
-    for name, tags in tagged.items():
-        for tag in tags:
-            if tag not in ids:
-                foreign.setdefault(tag, []).append(name)
-    masks = any(picture.mask for picture in source.pictures)
-    for tag, names in sorted(foreign.items()):
-        found = f"tags: '{tag}' ({len(names)} images, the first {names[0]})"
-        if tag not in classes.known:
-            source.problems.append(f"{found} is not a class; correct it, or add it to classes.txt: {', '.join(classes.known)}")
-        elif tag != classes.known[0] and data.other == "error":
-            source.problems.append(f"{found} is not among data.classes; add it, or set data.other: background or void")
-        elif tag == classes.known[0] and tag != "background" and not masks:
-            source.problems.append(f"{found} stands first in classes.txt, the place of the background; put `background` first")
-    return {name: {ids[tag] for tag in tags if tag in ids} for name, tags in tagged.items()}
-
-
 def look(
-    source: Source, classes: Classes, tags: dict[str, set[int]], known: Callable[[Picture], bool], seed: int
+    source: Source, classes: Classes, tags: dict[str, set[int]], known: Callable[[Picture], bool]
 ) -> dict[str, Size]:
-    """Look at every picture: sizes by id; tags from masks go to `tags`, findings to source.problems."""
+    """Look at every picture: sizes by id; tags from masks go to `tags`, findings to source.problems.
+
+    Of known pictures, whose rows are there already, only what the rest needs: sizes, and tags that are in masks.
+    """
     sizes: dict[str, Size] = {}
     drawn: set[int] = set()
     for picture in source.pictures:
-        file: Path | int | None = picture.image
+        file: object = picture.image
         try:
-            if isinstance(picture.image, int):
-                height, width = compose(seed, picture.image)[1].shape
-                sizes[picture.id] = height, width
-            else:
-                sizes[picture.id] = look_at_photograph(picture, known(picture))
+            sizes[picture.id] = look_at_photograph(picture, known(picture))
             if picture.tags is None or not known(picture):
                 file = picture.mask
-                ids, problems = look_at_mask(picture, sizes[picture.id], classes, seed)
-                tags.setdefault(picture.id, ids)
-                drawn |= ids
+                values, problems = look_at_mask(picture, sizes[picture.id], classes)
+                tags.setdefault(picture.id, classes.ids(values))
+                drawn |= values
                 source.problems += problems
+        except Unusable as error:
+            source.problems.append(f"{file}: {error}")
         except Exception as error:  # decoders raise almost anything at damaged bytes
-            source.problems.append(f"{file}: cannot be used ({error}); replace it")
-            tags.setdefault(picture.id, set())
-    masked = [picture for picture in source.pictures if picture.mask and not known(picture)]
-    if not drawn and masked and len(masked) == len(source.pictures) and not source.problems:
+            source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
+    if drawn == {0, VOID} and not any(map(known, source.pictures)):
         source.problems.append(
-            f"{masked[0].mask} and all other masks: no class in any, only 0 and 255 (which means void); "
-            "write class numbers, 1 for the first class"
+            "masks: all hold 0 and 255 alone, and 255 means void; write class numbers, 1 for the first class"
         )
     return sizes
 
@@ -89,23 +77,7 @@ def look(
 # ---------------------------------------------------------------------------------------------------- consistency
 
 
-def digests(source: Source) -> dict[str, tuple[bytes, bytes]]:
-    """Content digests of each picture's photograph and mask."""
-    found = {}
-    for picture in source.pictures:
-        try:
-            found[picture.id] = _digest(picture.image), _digest(picture.mask)
-        except OSError as error:
-            source.problems.append(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
-    return found
-
-
-def _digest(file: Path | int | None) -> bytes:
-    content = file.read_bytes() if isinstance(file, Path) else repr(file).encode()
-    return hashlib.blake2b(content, digest_size=store.DIGEST).digest()
-
-
-def leaks(source: Source, content: Mapping[str, tuple[bytes, bytes]]) -> Iterator[str]:
+def leaks(source: Source, content: Content) -> Iterator[str]:
     """Photographs of the validation list that are, byte for byte, in the training list under another name."""
     pictures = {picture.id: picture for picture in source.pictures}
     train = {content[name][0]: name for name in source.splits["train"] if name in content}
@@ -121,11 +93,11 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> 
     pictures = {picture.id: picture for picture in source.pictures}
     train = [name for name in source.splits["train"] if name in pictures]
     for name in train:
-        if not tags.get(name):
-            yield f"{pictures[name].image}: {place} names none of the classes; tag it or remove it from the training list"
+        if tags.get(name) == set():
+            yield f"{pictures[name].image}: no class in {place}; tag it or remove it from the training list"
     counts = Counter(number for name in train for number in tags.get(name, ()))
     for number, name in enumerate(classes.names[1:], 1):
-        if not counts[number]:
+        if not counts[number] and name in classes.known:
             yield f"class '{name}': no training image has this tag; add some, or leave it out with data.classes"
 
 
@@ -134,115 +106,145 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> 
 
 def read_source(data: Data) -> Source:
     if data.format == "voc":
-        if data.voc.download and not data.voc.root.exists():
-            fetch(data.voc)
         return sources.voc(data.voc)
     return sources.folder(data.folder) if data.format == "folder" else demo_source(data.demo)
 
 
 def demo_source(settings: Demo) -> Source:
-    names = [f"{index:05d}" for index in range(settings.train + settings.val)]
+    pictures = [Picture(f"{index:05d}", (settings.seed, index)) for index in range(settings.train + settings.val)]
+    names = [picture.id for picture in pictures]
     train, val = names[: settings.train], names[settings.train :]
-    pictures = [Picture(name, index) for index, name in enumerate(names)]
     return Source(list(demo.CLASSES), pictures, {"train": train, "val": val, "score": train}, "masks")
 
 
 def refuse(data: Data, problems: list[str]) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
-        lines = [f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written", *problems[:LINES]]
+        lines = [
+            f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written",
+            *problems[:LINES],
+        ]
         if len(problems) > LINES:
             lines.append(f"... and {len(problems) - LINES} more")
         raise cli.InputError("\n  ".join(lines))
 
 
-def header_of(data: Data, content: Mapping[str, Any]) -> store.Header:
+def header_of(data: Data, source: Source, keys: Mapping[str, bytes]) -> store.Header:
     """Where files lie and what the data set is called stay out: they do not change what is in them."""
     keep = {"format", "max_side", "classes", "other", data.format}
-    settings = data.model_dump(mode="json", include=keep, exclude={data.format: {"root", "download", "url"}})
-    files = hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()[:32]
+    away: Any = {data.format: {"root", "download", "url"}}
+    settings = data.model_dump(mode="json", include=keep, exclude=away)
+    files = hashlib.sha256(repr((list(keys.items()), sorted(source.splits.items()))).encode()).hexdigest()[:32]
     return store.Header("images", "prepare", settings, recipe.code_digest("prepare"), parents={"files": files})
+
+
+def row_keys(
+    source: Source, classes: Classes, tags: Mapping[str, set[int]], content: Content, max_side: int
+) -> dict[str, bytes]:
+    """What each picture's row is made from. Tags that come from the mask are in its digest."""
+    common = (recipe.code_digest("prepare"), classes.names, classes.values.tolist(), max_side)
+    made_of = {name: (common, digests, sorted(tags.get(name, ()))) for name, digests in content.items()}
+    return {
+        name: hashlib.blake2b(repr(made).encode(), digest_size=store.DIGEST).digest() for name, made in made_of.items()
+    }
 
 
 def prepare(data: Data, out: Path) -> None:
     source = read_source(data)
-    problems, seed = source.problems, data.demo.seed
+    problems = source.problems
     if not source.pictures:
-        refuse(data, problems or [f"{data.name}: no photographs"])
+        refuse(data, problems)
     classes = keep_classes(source.classes, data, problems)
-    tags = read_tags(source, classes, data)
+    tags = tag_ids(source, classes, data)
     content = digests(source)
     problems += leaks(source, content)
-    made_of = [recipe.code_digest("prepare"), classes.names, classes.values.tolist(), data.max_side]
-    made_of += [seed] if data.format == "demo" else []
-    keys = {
-        name: hashlib.blake2b(repr((made_of, digest, sorted(tags.get(name, ())))).encode(), digest_size=store.DIGEST).digest()
-        for name, digest in content.items()
-    }
-    header = header_of(data, {**source.splits, "rows": [(name, key.hex()) for name, key in keys.items()]})
+    keys = row_keys(source, classes, tags, content, data.max_side)
+    header = header_of(data, source, keys)
     if not problems and store.finished(out, header):
-        return print(f"{out}: complete already", flush=True)
+        print(f"{out}: complete already", flush=True)
+        return
     reusable = store.reusable_keys(out)
-    sizes = look(source, classes, tags, lambda picture: keys.get(picture.id) in reusable, seed)
+    sizes = look(source, classes, tags, lambda picture: keys[picture.id] in reusable)
     problems += untagged(source, classes, tags)
     refuse(data, problems)
-    write(source, classes, tags, sizes, keys, data, header, out)
+    write(data, source, classes, tags, sizes, keys, header, out)
 
 
 def write(
+    data: Data,
     source: Source,
     classes: Classes,
     tags: Mapping[str, set[int]],
     sizes: Mapping[str, Size],
     keys: Mapping[str, bytes],
-    data: Data,
     header: store.Header,
     out: Path,
 ) -> None:
     """The artifact, picture by picture."""
     names = [picture.id for picture in source.pictures]
     rows = {name: row for row, name in enumerate(names)}
-    side, seed = data.max_side, data.demo.seed
+    side, foreground = data.max_side, len(classes.names) - 1
     canvas = tuple(-(-max(lengths) // CANVAS) * CANVAS for lengths in zip(*sizes.values(), strict=True))
-    numbers = np.arange(1, len(classes.names))
 
     def compute(indices: list[int]) -> Iterator[store.Row]:
-        for i in indices:
-            picture = source.pictures[i]
-            rgb, values = read_photograph(picture, seed), read_mask(picture, seed)
-            h0, w0 = sizes[picture.id]
-            reduction = min(1.0, side / max(h0, w0))
-            h, w = max(1, round(h0 * reduction)), max(1, round(w0 * reduction))
-            row = {"rgb": np.zeros((side, side, 3), np.uint8), "mask": np.full(canvas, VOID, np.uint8)}
-            row["rgb"][:h, :w] = resize_image(rgb, h, w)
-            if values is not None:
-                row["mask"][:h0, :w0] = classes.values[values]
-            row |= {"size": np.array([h, w], np.int32), "full_size": np.array([h0, w0], np.int32)}
-            yield row | {"tags": np.isin(numbers, list(tags[picture.id])), "has_mask": np.array(values is not None)}
+        for picture in map(source.pictures.__getitem__, indices):
+            hot = np.isin(np.arange(1, foreground + 1), list(tags[picture.id]))
+            yield {**row_of(picture, sizes[picture.id], classes, side, canvas), "tags": hot}
 
-    splits = {split: np.array([rows[name] for name in listed], np.int64) for split, listed in source.splits.items()}
-    masked = {picture.id for picture in source.pictures if picture.mask or isinstance(picture.image, int)}
-    tagged = Counter(number for name in source.splits["train"] for number in tags[name])
-    counts = {
-        **{split: len(listed) for split, listed in source.splits.items()},
-        "with_mask": {split: len(masked.intersection(listed)) for split, listed in source.splits.items()},
-        "tags": {classes.names[number]: tagged[number] for number in numbers.tolist()},
+    tables = {
+        f"split_{split}": np.array([rows[name] for name in listed], np.int64) for split, listed in source.splits.items()
     }
-    for split in sources.SPLITS:
-        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask", flush=True)
-    arrays: dict[str, tuple[tuple[int, ...], Any]] = {
-        "rgb": ((side, side, 3), np.uint8),
-        "size": ((2,), np.int32),
-        "full_size": ((2,), np.int32),
-        "mask": (canvas, np.uint8),
-        "tags": ((len(numbers),), np.bool_),
-        "has_mask": ((), np.bool_),
-    }
-    tables = {"id": store.encode_text(names), **{f"split_{split}": numbers for split, numbers in splits.items()}}
-    meta = {"classes": classes.names, "format": data.format, "tags_from": source.tags_from, "counts": counts}
     store.write_rows(
-        out, header, arrays, [keys[name] for name in names], compute, meta, "image, row, column, channel", tables
+        out,
+        header,
+        {
+            "rgb": ((side, side, 3), np.uint8),
+            "size": ((2,), np.int32),
+            "full_size": ((2,), np.int32),
+            "mask": (canvas, np.uint8),
+            "tags": ((foreground,), np.bool_),
+            "has_mask": ((), np.bool_),
+        },
+        [keys[name] for name in names],
+        compute,
+        {
+            "classes": classes.names,
+            "format": data.format,
+            "tags_from": source.tags_from,
+            "counts": count(source, classes, tags),
+        },
+        axes="image, row, column, channel",
+        tables={"id": store.encode_text(names), **tables},
     )
+
+
+def row_of(picture: Picture, size: Size, classes: Classes, side: int, canvas: tuple[int, ...]) -> store.Row:
+    """One picture on its canvases; the photograph at most `side` long, the mask as large as it is."""
+    reduction = min(1.0, side / max(size))
+    h, w = (max(1, round(length * reduction)) for length in size)
+    rgb = np.zeros((side, side, 3), np.uint8)
+    rgb[:h, :w] = resize_image(read_photograph(picture), h, w)
+    values, mask = read_mask(picture), np.full(canvas, VOID, np.uint8)
+    if values is not None:
+        mask[: size[0], : size[1]] = classes.values[values]
+    return {
+        "rgb": rgb,
+        "size": np.array([h, w], np.int32),
+        "full_size": np.array(size, np.int32),
+        "mask": mask,
+        "has_mask": np.array(values is not None),
+    }
+
+
+def count(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> dict[str, Any]:
+    """Photographs and masks of each split, and training images of each class; printed, and kept with the artifact."""
+    masked = {picture.id for picture in source.pictures if picture.mask or isinstance(picture.image, tuple)}
+    tagged = Counter(number for name in source.splits["train"] for number in tags[name])
+    with_mask = {split: len(masked.intersection(listed)) for split, listed in source.splits.items()}
+    for split in sources.SPLITS:
+        print(f"{split}: {len(source.splits[split])} photographs, {with_mask[split]} with a mask", flush=True)
+    images = {split: len(listed) for split, listed in source.splits.items()}
+    return {**images, "with_mask": with_mask, "tags": {n: tagged[i] for i, n in enumerate(classes.names) if i}}
 
 
 def _describe(settings: type[BaseModel], block: str) -> str:
@@ -252,7 +254,7 @@ def _describe(settings: type[BaseModel], block: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    blocks = {"JSON": Data, "block demo": Demo, "block voc": Voc, "block folder": Folder}
+    blocks: dict[str, type[BaseModel]] = {"JSON": Data, "block demo": Demo, "block voc": Voc, "block folder": Folder}
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.prepare",
         description=__doc__,

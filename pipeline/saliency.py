@@ -39,7 +39,7 @@ Int = NDArray[np.int64]
 Real = NDArray[np.floating[Any]]
 F32 = NDArray[np.float32]
 
-# rbd, Zhu 2014; sections are the paper's. Halving or doubling one of the first five costs at most 0.01 AUC.
+# rbd, Zhu 2014; sections are the paper's. Any of the first six, halved or doubled, costs 0.01 AUC at most.
 SIGMA_COLOUR = 10.0  # section 3.2: Lab distance at which two colours stop being alike
 SIGMA_BORDER = 1.0  # section 4: boundary connectivity at which a region becomes background
 SIGMA_SPACE = 0.25  # section 4: reach of contrast, in picture sides

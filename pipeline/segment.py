@@ -31,7 +31,9 @@ def run(job: cli.Job) -> None:
         raise cli.InputError(f"{labels.path}: these labels cover no image")
     classes = data.class_names(images)
     torch.manual_seed(job.seed)
-    model = Segmenter(load_backbone(weights, settings.stride), settings.head, len(classes), settings.width, settings.stride)
+    model = Segmenter(
+        load_backbone(weights, settings.stride), settings.head, len(classes), settings.width, settings.stride
+    )
     cut = data.Crops(
         images,
         settings.crop,

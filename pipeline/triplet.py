@@ -8,9 +8,9 @@ head.
 
 One iteration: `features = embed(trunk(patches))`, then `triplet_loss(features, *connect(classes, rng))`.
 
-Axes: N patches of the batch; C, h, w channels, rows and columns of the last feature map; D = C·h·w.
-Reads: images, patches, weights. Makes: weights (the tuned backbone) and the loss curve.
-Cost: epochs x images x patches per image passes through the backbone; `connect` about 0.2 ms for N = 400, `triplet_loss` a few passes over [N, D].
+Axes: N patches of the batch; C, h, w channels, rows and columns of the last feature map; D = C·h·w. Reads: images,
+patches, weights. Makes: weights (the tuned backbone) and the loss curve. Cost: epochs x images x patches per image
+passes through the backbone; `connect` about 0.2 ms for N = 400, `triplet_loss` a few passes over [N, D].
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ MARGIN = 2.1
 ZERO_NORM = 1e-8  # features shorter than this have no direction to keep
 
 
-def connect(
-    labels: NDArray[np.integer], rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def connect(labels: NDArray[np.integer], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Give every patch a positive and a negative such that each class becomes one random tree.
 
     Patches are visited in random order, drawn first. A patch takes as positive a random patch of its class,
@@ -52,9 +50,7 @@ def connect(
     Source: the paper's class-wise connected graph, with the completion rules of the released code.
     """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels are {labels.dtype} {list(labels.shape)}; expected one integer per patch [N]"
-        )
+        raise ValueError(f"labels are {labels.dtype} {list(labels.shape)}; expected one integer per patch [N]")
     number = len(labels)
     order = rng.permutation(number)  # the patch of each moment; from here on, moments stand for patches
     moment = np.arange(number)

@@ -52,9 +52,7 @@ def centres(boxes: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int
 def test_any_label_map(
     labels: NDArray[np.uint8], sides: tuple[int, int], count: int, background: int | None, seed: int
 ) -> None:
-    boxes, classes = draw_patches(
-        labels, np.random.default_rng(seed), count=count, sides=sides, background=background
-    )
+    boxes, classes = draw_patches(labels, np.random.default_rng(seed), count=count, sides=sides, background=background)
     assert boxes.dtype == np.int32 and boxes.shape == (len(classes), 4) and classes.dtype == np.uint8
     if (labels == 255).all():
         assert len(boxes) == 0
@@ -70,9 +68,7 @@ def test_any_label_map(
     has_foreground = bool(((labels != 255) & (labels != background)).any())
     plain = 0 if background is None or count == 1 else max(1, count // 10)
     if has_background and has_foreground:
-        assert (classes[: count - plain] != background).all() and (
-            classes[count - plain :] == background
-        ).all()
+        assert (classes[: count - plain] != background).all() and (classes[count - plain :] == background).all()
     assert_coverage_rule(boxes[: count - plain], (labels.shape[0], labels.shape[1]))
 
 
@@ -151,9 +147,7 @@ def test_without_background_class_zero_is_ordinary() -> None:
 def test_background_patches_may_repeat() -> None:
     labels = np.full((20, 20), 1, np.uint8)
     labels[4, 4] = 0
-    boxes, classes = draw_patches(
-        labels, np.random.default_rng(4), count=10, sides=(6, 6), background_share=0.5
-    )
+    boxes, classes = draw_patches(labels, np.random.default_rng(4), count=10, sides=(6, 6), background_share=0.5)
     assert classes.tolist() == [1] * 5 + [0] * 5
     assert (boxes[5:] == [1, 1, 7, 7]).all()
 
@@ -172,9 +166,7 @@ def test_centres_and_sides_are_uniform() -> None:
         seen[int(y[0]), int(x[0]), int(boxes[0, 2] - boxes[0, 0])] += 1
     expected = draws / (4 * 3)  # four labelled pixels, sides 4, 6, 8
     assert len(seen) == 12
-    assert (
-        sum((n - expected) ** 2 / expected for n in seen.values()) < 31.3
-    )  # chi-square, 11 degrees: p = 0.001
+    assert sum((n - expected) ** 2 / expected for n in seen.values()) < 31.3  # chi-square, 11 degrees: p = 0.001
 
 
 def test_five_candidates_are_drawn_for_each_foreground_patch() -> None:

@@ -37,7 +37,9 @@ def test_order_of_independent_steps_does_not_change_their_paths() -> None:
 
 
 def test_recipes_that_begin_alike_share_work() -> None:
-    c = config(a="imagenet classify cam ae crf ce", b="imagenet classify cam ae ae crf ce", d="imagenet classify cam crf ce")
+    c = config(
+        a="imagenet classify cam ae crf ce", b="imagenet classify cam ae ae crf ce", d="imagenet classify cam crf ce"
+    )
     lists = [[node.file for node in recipe.recipe_nodes(c, name, 0)] for name in c.recipes]
     assert sum(map(len, lists)) == 18
     assert len(set().union(*lists)) == 11
@@ -57,8 +59,8 @@ def test_a_path_with_a_step_that_is_not_needed_is_refused() -> None:
 
 
 def test_a_missing_kind_names_recipe_step_kind_and_suppliers() -> None:
+    c = config(broken="imagenet cam crf ce")
     with pytest.raises(ConfigError) as caught:
-        c = config(broken="imagenet cam crf ce")
         recipe.recipe_nodes(c, "broken", 0)
     message = str(caught.value)
     for part in ("'broken'", "step 2 'cam'", "classifier", "classify"):
@@ -121,7 +123,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("helper.py", "x + 1", "x + 2", True),
     ],
 )
-def test_code_digest_sees_edits_but_not_comments(package: Path, file: str, before: str, after: str, changes: bool) -> None:
+def test_code_digest_sees_edits_but_not_comments(
+    package: Path, file: str, before: str, after: str, changes: bool
+) -> None:
     def digest() -> str:
         recipe.code_digest.cache_clear()
         recipe._tree.cache_clear()

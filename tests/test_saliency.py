@@ -337,7 +337,7 @@ def test_robust_background_keeps_to_the_number_of_regions() -> None:
 
 
 @pytest.mark.skipif(VOC is None, reason="no photographs: no folder data/voc_mini beside the checkout")
-@pytest.mark.parametrize(("name", "least"), [("rbd", 0.8), ("mb+", 0.8)])
+@pytest.mark.parametrize(("name", "least"), [("rbd", 0.86), ("mb+", 0.83)])
 def test_photographs_are_more_salient_inside_their_objects(name: str, least: float) -> None:
     assert VOC is not None
     scores = []
@@ -347,4 +347,4 @@ def test_photographs_are_more_salient_inside_their_objects(name: str, least: flo
         known = mask != 255
         scores.append(auc(S.METHODS[name](rgb)[known], mask[known] > 0))
     assert len(scores) >= 20
-    assert np.mean(scores) > least
+    assert np.mean(scores) > least  # nearness to the middle of the picture alone scores 0.82

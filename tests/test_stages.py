@@ -106,14 +106,18 @@ def test_same_seed_same_bytes(case: str, made: dict[str, Path], tiny: dict[str, 
 
 
 @pytest.mark.parametrize("case", ["colorization", "classify", "triplet", "segment"])
-def test_another_seed_gives_other_weights(case: str, made: dict[str, Path], tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights(
+    case: str, made: dict[str, Path], tiny: dict[str, Path], tmp_path: Path
+) -> None:
     name, settings, inputs = CASES[case]
     stage(name, tmp_path / "x.json", settings, seed=7, **{kind: tiny[source] for kind, source in inputs.items()})
     assert store.Artifact(tmp_path / "x.json").digest != store.Artifact(made[case]).digest
 
 
 @pytest.mark.parametrize("case", ["imagenet", "cam", "erase", "crf", "segment"])
-def test_a_second_run_computes_nothing_and_restores_the_manifest(case: str, made: dict[str, Path], tiny: dict[str, Path]) -> None:
+def test_a_second_run_computes_nothing_and_restores_the_manifest(
+    case: str, made: dict[str, Path], tiny: dict[str, Path]
+) -> None:
     name, settings, inputs = CASES[case]
     before = made[case].read_bytes()
     made[case].unlink()
@@ -160,9 +164,15 @@ def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
     stage(name, straight, settings, **inputs)
 
     flags = [part for kind, path in inputs.items() for part in (f"--{kind}", path)]
-    words = command(name, *flags, "--settings", json.dumps(settings), "--out", broken, "--precision", "f32", "--threads", "2")
+    words = command(
+        name, *flags, "--settings", json.dumps(settings), "--out", broken, "--precision", "f32", "--threads", "2"
+    )
     process = subprocess.Popen(
-        words, env={**ENVIRONMENT, "CHECKPOINT_SECONDS": "0.2"}, cwd=broken.parent, stdout=subprocess.DEVNULL, start_new_session=True
+        words,
+        env={**ENVIRONMENT, "CHECKPOINT_SECONDS": "0.2"},
+        cwd=broken.parent,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     part = store.part_of(broken)
     deadline = time.monotonic() + 120

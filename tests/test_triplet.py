@@ -104,9 +104,7 @@ def batch(number: int, seed: int, classes: int = 4) -> tuple[Tensor, NDArray[np.
     return features, *connect(rng.integers(0, classes, number), rng)
 
 
-def plain_loss(
-    features: Tensor, positive: NDArray[np.int64], negative: NDArray[np.int64], margin: float
-) -> Tensor:
+def plain_loss(features: Tensor, positive: NDArray[np.int64], negative: NDArray[np.int64], margin: float) -> Tensor:
     """The formula, one triplet after the other."""
     terms = []
     for i in range(len(features)):
@@ -130,9 +128,7 @@ def test_value_and_gradient_equal_the_plain_loss(margin: float, classes: int) ->
 
 
 def test_gradient_equals_finite_differences_through_the_embedding() -> None:
-    maps = torch.rand(
-        7, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    ).requires_grad_()
+    maps = torch.rand(7, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     positive, negative = connect(np.array([0, 0, 1, 1, 2, 0, 1]), np.random.default_rng(0))
     assert torch.autograd.gradcheck(lambda m: triplet_loss(embed(m), positive, negative), (maps,))
 
@@ -144,9 +140,7 @@ def test_with_margin_2_1_the_loss_is_a_difference_of_cosines(number: int, seed: 
     assume(negative[0] >= 0)
     cos_positive = (features * features[torch.from_numpy(positive)]).sum(1)
     cos_negative = (features * features[torch.from_numpy(negative)]).sum(1)
-    torch.testing.assert_close(
-        triplet_loss(features, positive, negative), 1.05 + (cos_negative - cos_positive).mean()
-    )
+    torch.testing.assert_close(triplet_loss(features, positive, negative), 1.05 + (cos_negative - cos_positive).mean())
 
 
 def test_the_hinge_never_rests_even_at_the_extreme() -> None:

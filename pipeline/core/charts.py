@@ -1,4 +1,4 @@
-"""Small SVG charts that live inside an HTML page: they take its colours (light or dark) and its type, and need no script.
+"""Small SVG charts that live inside an HTML page: they take its colours (light or dark) and its type; no script.
 
 Colours and strokes are CSS classes of the page (core/report.html.j2); every mark says its value in a <title>.
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -69,11 +70,11 @@ def ladder(rungs: Sequence[Rung], width: int = 960, height: int = 330) -> Markup
         out.append(f'<text class="split" x="{x + 14:.1f}" y="28">{escape(split)}</text>')
     out += _grid(left, width - 7, [(y_of(limit * k / 500), f"{limit * k / 5:g}") for k in range(6)])
     for start, end, _ in bands:
-        main = [(x_of(k), y_of(mark.value)) for k in range(start, end) for mark in rungs[k].marks if mark.look == "main"]
-        out.append(f'<path class="line" d="{_path(main)}"/>')
+        main = [(k, mark.value) for k in range(start, end) for mark in rungs[k].marks if mark.look == "main"]
+        out.append(f'<path class="line" d="{_path([(x_of(k), y_of(share)) for k, share in main])}"/>')
     for number, rung in enumerate(rungs):
         x, shares = x_of(number), [mark.value for mark in rung.marks]
-        out += [_mark(mark, rung.name, x, y_of(mark.value), crowded=_crowded(mark, shares, limit)) for mark in rung.marks]
+        out += [_mark(mark, rung.name, x, y_of(mark.value), _crowded(mark, shares, limit)) for mark in rung.marks]
         out.append(f'<text class="name" x="{x:.1f}" y="{floor + 22}">{escape(rung.name)}</text>')
         out.append(f'<text class="note" x="{x:.1f}" y="{floor + 39}">{escape(rung.note)}</text>')
     return Markup("".join([*out, "</svg>"]))
@@ -107,7 +108,8 @@ def lines(series: Sequence[Line], x_name: str, percent: bool = False, width: int
     left, top, floor = 40, 10, height - 36
 
     def at(a: float, b: float) -> tuple[float, float]:
-        return left + (width - left - 14) * (a - first) / ((last - first) or 1), floor - (floor - top) * (b - low) / (high - low)
+        x = left + (width - left - 14) * (a - first) / ((last - first) or 1)
+        return x, floor - (floor - top) * (b - low) / (high - low)
 
     out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(x_name)}">']
     ticks = [low + (high - low) * k / 4 for k in range(5)]
@@ -138,7 +140,7 @@ def scatter(points: np.ndarray, colours: Sequence[str], titles: Sequence[str], s
 def _runs(items: Sequence[str]) -> list[tuple[int, int, str]]:
     """Stretches of equal items: (start, end, item)."""
     edges = [0, *(k for k in range(1, len(items)) if items[k] != items[k - 1]), len(items)]
-    return [(a, b, items[a]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, b, items[a]) for a, b in pairwise(edges)]
 
 
 def _grid(left: float, right: float, ticks: Sequence[tuple[float, str]]) -> list[str]:

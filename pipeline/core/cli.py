@@ -1,7 +1,7 @@
 """Makes a stage's `run(job)` a command: `python -m pipeline.<stage> --settings JSON --images ... --out ...`.
 
-Snakemake calls these commands, and so can anybody. Settings are parsed by the class that checked config.yaml; inputs are
-manifests; nothing is computed when the output is already complete for the same settings, code, seed and inputs.
+Snakemake calls these commands, and so can anybody. Settings are parsed by the class that checked config.yaml; inputs
+are manifests; nothing is computed when the output is already complete for the same settings, code, seed and inputs.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
         precision=precision if settings.trains or settings.infers else None,
         parents={role: artifact.digest for role, artifact in inputs.items()},
     )
-    return Job(
-        settings, inputs, args.out, header, args.seed, device, precision, args.threads, args.workers
-    )
+    return Job(settings, inputs, args.out, header, args.seed, device, precision, args.threads, args.workers)
 
 
 def pick_device(name: str) -> str:

@@ -41,7 +41,9 @@ class Voc(Settings):
     train: str = Field("train_aug", description="list of training images (tags, pseudo-labels, training)")
     val: str = Field("val", description="list the final network is scored on")
     score: str | None = Field("train", description="list label quality is scored on; null: the training list")
-    tags: Literal["xml", "csv", "masks"] = Field("xml", description="image tags from Annotations, tags.csv or the masks")
+    tags: Literal["xml", "csv", "masks"] = Field(
+        "xml", description="image tags from Annotations, tags.csv or the masks"
+    )
     download: bool = Field(False, description="fetch and unpack the public devkit first if root does not exist")
     url: str | None = Field(None, description="where to fetch it from; null: torchvision's address")
 
@@ -174,7 +176,9 @@ class Erase(Classify):
         "of_max", description="'top 20 %': H > t·max, H >= (1-t)·max, or the highest t of all pixels"
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="t of the reading")
-    largest: float = Field(0.7, gt=0, le=1, description="a round that would erase more of an image raises its threshold")
+    largest: float = Field(
+        0.7, gt=0, le=1, description="a round that would erase more of an image raises its threshold"
+    )
     scales: tuple[float, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1)
     flip: bool = True
     stop_loss: float = Field(2.0, gt=1, description="stop when the loss plateau exceeds this times round 1's")
@@ -190,7 +194,9 @@ class Crf(Step):
     method: Literal["crf"] = "crf"
     refine: Literal["crf", "argmax"] = Field("crf", description="argmax: the same rules without the CRF")
     foreground: float = Field(0.2, gt=0, lt=1, description="scores above are foreground (CAM seeds; AE has regions)")
-    background: float = Field(0.06, ge=0, le=1, description="saliency below is background")
+    background: float = Field(
+        0.04, ge=0, le=1, description="saliency below is background; 0.04 suits rbd (see docs/methods.md)"
+    )
     conflicts: bool = Field(True, description="AE-PSL: pixels that two classes claim become 255")
     low_saliency: bool = Field(True, description="AE-PSL: low-saliency pixels inside mined regions become 255")
     certainty: float = Field(0.7, gt=0.5, lt=1, description="probability given to a seed's label in the unary")
@@ -266,19 +272,7 @@ class Segment(Training):
 
 
 AnyStep = Annotated[
-    Imagenet
-    | Random
-    | Proxy
-    | Saliency
-    | Classify
-    | Cam
-    | Erase
-    | Crf
-    | Masks
-    | Relabel
-    | Patches
-    | Triplet
-    | Segment,
+    Imagenet | Random | Proxy | Saliency | Classify | Cam | Erase | Crf | Masks | Relabel | Patches | Triplet | Segment,
     Field(discriminator="method"),
 ]
 METHODS: dict[str, type[Step]] = {
@@ -314,7 +308,9 @@ class Report(Settings):
 
 class Compute(Settings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda if there is one")
-    precision: Literal["auto", "bf16", "f32"] = Field("auto", description="auto: bf16 where the hardware computes it, else f32")
+    precision: Literal["auto", "bf16", "f32"] = Field(
+        "auto", description="auto: bf16 where the hardware computes it, else f32"
+    )
     workers: int = Field(0, ge=0, description="loader processes; 0 suits few cores")
 
 

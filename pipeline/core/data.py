@@ -74,7 +74,7 @@ def resize_image(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [h,w,3] → uint8 [height,width,3], bilinear with antialiasing."""
     if rgb.shape[:2] == (height, width):
         return rgb
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    tensor = torch.from_numpy(np.array(rgb, order="C")).permute(2, 0, 1)[None]
     resized = F.interpolate(tensor, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 

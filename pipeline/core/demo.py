@@ -35,7 +35,7 @@ PALETTE = [0, 0, 0, 224, 138, 60, 142, 110, 190, 52, 152, 200, 206, 66, 98] + [0
 
 # What makes the set hard. Smaller heads leave more for erasing to find. The further bodies stray from the hue
 # (in turns of the colour wheel) and texture of their class, the less they are used while heads can be seen.
-HEAD, HUE_SPREAD, OWN_TEXTURE = 0.76, 0.13, 0.7
+HEAD, HUE_SPREAD, OWN_TEXTURE = 0.88, 0.15, 0.65
 BODY_HUE = {"cat": 0.08, "owl": 0.78, "fish": 0.55, "beetle": 0.96}
 BODY_TEXTURE = {"cat": ("grass", 4), "owl": ("brick", 5), "fish": ("gravel", 3), "beetle": ("moon", 3)}
 # Each ground keeps its own two tones, dark and light: colour follows texture, for colorization to learn.
@@ -135,7 +135,7 @@ class Thing:
 
 
 def cat(t: Thing) -> None:
-    """Four short legs and a raised tail; the head is a photographed face."""
+    """Four short legs and a raised tail; the head is a photographed face in a ruff."""
     fur, u, v = t.cloth("cat"), t.u, t.v
     for foot in (-0.72, -0.42, 0.12, 0.38):
         t.add(capsule(u, v, (foot * 0.9, 0.3), (foot, 0.78), 0.13), fur, 0.12)
@@ -143,7 +143,8 @@ def cat(t: Thing) -> None:
     t.add(ellipse(u + 0.18, v - 0.10, 0.88, 0.50), fur)
     hu, hv = (u - 0.60) / HEAD, (v + 0.32) / HEAD
     t.add(convex(np.abs(hu), hv, (0.06, -0.28), (0.36, -0.62), (0.40, -0.12)) * HEAD, (0.80, 0.52, 0.40), 0.2)
-    t.add(ellipse(hu, hv, 0.46, 0.42) * HEAD, look_up("chelsea", 8, 165 + hv * 345, 225 + hu * 345), 0.1)
+    t.add(ellipse(hu, hv - 0.12, 0.54, 0.36) * HEAD, (0.98, 0.95, 0.92), 0.1)
+    t.add(ellipse(hu, hv, 0.44, 0.42) * HEAD, look_up("chelsea", 8, 165 + hv * 345, 225 + hu * 345), 0.1)
 
 
 def owl(t: Thing) -> None:
@@ -276,9 +277,8 @@ def compose(seed: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
         # Two pixels of void along the outline, as in Pascal VOC; feelers are all outline.
         part[ndimage.binary_dilation(covered)] = VOID
         part[ndimage.binary_erosion(covered, border_value=1)] = label
-    rgb = np.clip(rgb + rng.normal(0, 0.015, rgb.shape), 0, 1)
     tags = sorted(CLASSES[label] for label in np.unique(mask) if 0 < label < VOID)
-    return np.round(rgb * 255).astype(np.uint8), mask, tags
+    return np.round(np.clip(rgb + rng.normal(0, 0.015, rgb.shape), 0, 1) * 255).astype(np.uint8), mask, tags
 
 
 def write(root: Path, train: int, val: int, seed: int) -> None:

@@ -5,6 +5,7 @@ pydensecrf holds the interpreter lock, so images are spread over processes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -69,6 +70,12 @@ def _call(item: Item) -> object:
     return _work(item)  # type: ignore[misc]
 
 
+def _one_thread() -> None:
+    """A process is one core's share; and torch's thread pool does not survive a fork, so none may be asked for."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 def over_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
     """work(item) for every item, in order, over forked processes (which inherit `work` and all it refers to)."""
     items = list(items)
@@ -77,5 +84,5 @@ def over_processes(work: Callable[[Item], Result], items: Iterable[Item], proces
         return
     global _work
     _work = work
-    with get_context("fork").Pool(min(processes, len(items))) as pool:
+    with get_context("fork").Pool(min(processes, len(items)), _one_thread) as pool:
         yield from pool.imap(_call, items, chunksize=max(1, len(items) // (4 * processes)))  # type: ignore[misc]

@@ -33,7 +33,7 @@ def patch_images(images: Artifact, bank: Artifact, rows: np.ndarray, size: int) 
 
 @torch.inference_mode()
 def features(net: Backbone, patches: np.ndarray, pool: int, device: str, precision: str) -> np.ndarray:
-    """What triplet tuning compares: the last feature map pooled to pool x pool, flattened, at unit length. f32 [P,D]."""
+    """What triplet tuning compares: the last feature map pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
     net.to(device).eval()
     out = []
     for start in range(0, len(patches), 32):
@@ -55,7 +55,7 @@ def neighbour_accuracy(vectors: np.ndarray, classes: np.ndarray, images: np.ndar
 
 
 def silhouette(vectors: np.ndarray, classes: np.ndarray) -> float:
-    """Mean silhouette (Rousseeuw 1987) of unit vectors under Euclidean distance; patches alone in their class count 0."""
+    """Mean silhouette (Rousseeuw 1987) of unit vectors, Euclidean distance; a patch alone in its class counts 0."""
     names, index = np.unique(classes, return_inverse=True)
     if len(names) < 2:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Training a tag classifier and reading class activation maps from it: shared by classify, cam and every erasing round."""
+"""Training a tag classifier and reading class activation maps from it: shared by classify, cam and erase."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from pipeline.core.store import Artifact
 Erased = Callable[[int], np.ndarray]  # row → bool [h,w]
 
 
-def fit_classifier(job: Job, erased: Erased | None = None) -> tuple[Classifier, dict[str, np.ndarray], dict[str, object]]:
+def fit_classifier(
+    job: Job, erased: Erased | None = None
+) -> tuple[Classifier, dict[str, np.ndarray], dict[str, object]]:
     """Train a multi-label classifier from the job's weights on the tags of split train.
 
     Loss: multi-label soft margin (as Ahn & Kwak 2018). erased regions are filled with the mean colour before
@@ -48,7 +50,9 @@ def fit_classifier(job: Job, erased: Erased | None = None) -> tuple[Classifier, 
     return model, curves, meta
 
 
-def packed(model: Classifier, curves: dict[str, np.ndarray], meta: dict[str, object]) -> tuple[dict[str, np.ndarray], dict]:
+def packed(
+    model: Classifier, curves: dict[str, np.ndarray], meta: dict[str, object]
+) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and meta of a `classifier` artifact."""
     arrays, index = pack(model.state_dict())
     return {**arrays, **curves}, {**meta, "index": index}
@@ -61,31 +65,42 @@ def grid_size(images: Artifact, grid: int) -> int:
 
 @torch.no_grad()
 def activation(
-    model: Classifier, rgb: np.ndarray, classes: np.ndarray, settings: Cam | Erase, grid: int, device: str, precision: str
+    model: Classifier,
+    rgb: np.ndarray,
+    classes: np.ndarray,
+    settings: Cam | Erase,
+    grid: int,
+    device: str,
+    precision: str,
 ) -> np.ndarray:
     """Class activation maps of these classes, float32 [len(classes), ceil(h/grid), ceil(w/grid)] in [0,1].
 
     Zhou et al. 2016, in the multi-scale form of Ahn & Kwak 2018: ReLU maps of all scales and their mirror images are
     summed and divided by each class's maximum. rgb: uint8 [h,w,3]. classes: ids from 1.
     """
-    height, width = (-(-side // grid) for side in rgb.shape[:2])
-    total = torch.zeros(len(classes), height, width)
+    total = torch.zeros(len(classes), *rgb.shape[:2])
     chosen = torch.from_numpy(classes.astype(np.int64) - 1)
     for scale in settings.scales:
         size = tuple(max(32, round(side * scale)) for side in rgb.shape[:2])
         x = data.to_tensor(data.resize_image(rgb, *size))[None]
         if settings.flip:
             x = torch.cat([x, x.flip(3)])
+        x = model.trunk.whole(x.to(device))
         with train.autocast(device, precision):
-            maps = model.maps(x.to(device)).float().cpu()[:, chosen].relu()
+            maps = model.maps(x)[:, chosen].float().relu().cpu()
+        # Cells → the padded pixels they were made from → the photograph's pixels: no step shifts the map.
+        maps = F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
         if settings.flip:
             maps = torch.stack([maps[0], maps[1].flip(2)])
-        total += F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).sum(0)
+        total += F.interpolate(maps, rgb.shape[:2], mode="bilinear", align_corners=False).sum(0)
+    total = F.avg_pool2d(total[None], grid, ceil_mode=True, count_include_pad=False)[0]
     return (total / (total.amax((1, 2), keepdim=True) + 1e-5)).numpy()
 
 
 @torch.no_grad()
-def recall(model: Classifier, image: Callable[[int], np.ndarray], images: Artifact, rows: np.ndarray, job: Job) -> float:
+def recall(
+    model: Classifier, image: Callable[[int], np.ndarray], images: Artifact, rows: np.ndarray, job: Job
+) -> float:
     """Share of the images' tags whose score is above zero: how much the classifier still recognises."""
     tags, hits, count = data.image_tags(images), 0, 0
     for i in rows:

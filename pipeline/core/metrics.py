@@ -1,7 +1,8 @@
 """Scores of label maps: one confusion matrix per split, everything else derives from it.
 
-`confusion[t, p]` counts pixels of true class t predicted p; its last column is 255, 'unlabelled'. Pixels whose true label
-is void are dropped. IoU follows the VOC convention: matrices are summed over the whole split, never averaged per image.
+`confusion[t, p]` counts pixels of true class t predicted p; its last column is 255, 'unlabelled'. Pixels whose true
+label is void are dropped. IoU follows the VOC convention: matrices are summed over the whole split, never averaged
+per image.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
     valid = true != VOID
     truth = true[valid].astype(np.int64)
     guess = predicted[valid].astype(np.int64)
-    guess[guess == VOID] = classes
-    if truth.size and (truth.max() >= classes or guess.max() > classes):
-        raise ValueError(f"labels up to {max(truth.max(), guess.max())} found, {classes} classes expected")
+    labelled = guess != VOID
+    largest = max(truth.max(initial=0), guess.max(initial=0, where=labelled))
+    if largest >= classes:
+        raise ValueError(f"labels up to {largest} found, {classes} classes expected")
+    guess[~labelled] = classes
     return np.bincount(truth * (classes + 1) + guess, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
 def per_class_iou(matrix: np.ndarray, unlabelled: str = "background") -> np.ndarray:
-    """IoU per class, float64 [classes]; NaN for a class without true pixels.
+    """IoU per class, float64 [classes]; NaN for a class without true pixels among those that count.
 
-    unlabelled: 'background' counts pixels predicted 255 as class 0; 'ignore' drops them, i.e. scores labelled pixels only.
+    unlabelled: 'background' counts pixels predicted 255 as class 0; 'ignore' drops them: labelled pixels only.
     """
     square = matrix[:, :-1].astype(np.float64)
     if unlabelled == "background":
@@ -38,7 +41,7 @@ def per_class_iou(matrix: np.ndarray, unlabelled: str = "background") -> np.ndar
     union = square.sum(0) + square.sum(1) - hit
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hit / union
-    return np.where(matrix.sum(1) > 0, iou, np.nan)
+    return np.where(square.sum(1) > 0, iou, np.nan)
 
 
 def miou(matrix: np.ndarray, unlabelled: str = "background") -> float:

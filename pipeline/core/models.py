@@ -1,7 +1,8 @@
 """Networks: backbones by name, the tag classifier with its CAM, and the two segmentation heads.
 
-Every network takes images as they are stored (RGB, 0..255, [B,3,H,W]) and normalises them itself, so no stage can feed a
-backbone the wrong statistics. Any `nn.Module` with `channels` and a list of feature maps can stand in for `Backbone`.
+Every network takes images as they are stored (RGB, 0..255, [B,3,H,W]) and normalises them itself, so no stage can
+feed a backbone the wrong statistics. Any `nn.Module` with `channels` and a list of feature maps can stand in for
+`Backbone`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pipeline.core.store import Artifact
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's statistics in 0..255
 LITE = ((127.0,) * 3, (128.0,) * 3)  # EfficientNet-Lite was trained on (x - 127) / 128
+
+
+STRIDE = 32  # of the coarsest feature map
 
 
 class Backbone(nn.Module):
@@ -42,6 +46,15 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.register_buffer("mean", torch.tensor(statistics[0]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(statistics[1]).view(1, 3, 1, 1), persistent=False)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Images with mean colour added below and to the right, up to multiples of the largest stride.
+
+        Then every stage has exactly its stride's share of cells, at the same places as in a training crop. Otherwise
+        they shift by up to half a cell from one image size to the next, and maps brought to pixels shift with them.
+        """
+        below, right = (-side % STRIDE for side in x.shape[2:])
+        return F.pad(x.float() - self.mean, (0, right, 0, below)) + self.mean if below or right else x
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = x.float()
@@ -121,7 +134,9 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
-        for size, k, s, d in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True):
+        for size, k, s, d in zip(
+            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
             total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
             pads += [total // 2, total - total // 2]
         if pads[0] != pads[1] or pads[2] != pads[3]:
@@ -279,8 +294,11 @@ class Segmenter(nn.Module):
         self.head = HEADS[head](trunk.channels, classes, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        x = self.trunk.whole(x)
         logits = self.head(self.trunk(x))
-        return F.interpolate(logits.float(), x.shape[2:], mode="bilinear", align_corners=False)
+        full = F.interpolate(logits.float(), x.shape[2:], mode="bilinear", align_corners=False)
+        return full[..., :height, :width]
 
 
 # ------------------------------------------------------------------------------------------ weights ↔ artifacts
@@ -302,7 +320,9 @@ def pack(state: dict[str, Tensor]) -> tuple[dict[str, np.ndarray], list[dict[str
 
 def unpack(artifact: Artifact) -> dict[str, Tensor]:
     """The state dict that `pack` stored; the index lies in the manifest's meta."""
-    flat = {str(artifact[kind].dtype): artifact.read(kind) for kind in {item["dtype"] for item in artifact.meta["index"]}}
+    flat = {
+        str(artifact[kind].dtype): artifact.read(kind) for kind in {item["dtype"] for item in artifact.meta["index"]}
+    }
     state = {}
     for item in artifact.meta["index"]:
         size = math.prod(item["shape"])

@@ -1,11 +1,12 @@
 """Photographs and masks as they lie on disk: reading them, and finding what is wrong with one.
 
 Photographs come out upright and in RGB whatever their file holds. Masks come out as the values in the file; `Classes`
-says what these mean. Functions that decode raise what the decoder raises, and ValueError for what cannot be used.
+says what these mean. Functions that decode raise what the decoder raises, and Unusable where only a person can help.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,8 @@ from PIL import Image
 from pipeline.core import demo
 from pipeline.core.config import Data
 from pipeline.core.data import VOID
-from pipeline.core.sources import Picture
+from pipeline.core.sources import Picture, Source
+from pipeline.core.store import DIGEST
 
 REFUSED = -1  # a mask value that means nothing here
 ORIENTATION = 0x0112  # the EXIF tag
@@ -31,7 +33,12 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 Size = tuple[int, int]  # height, width
+Content = dict[str, tuple[bytes, bytes]]  # image → digests of its photograph and of its mask
 compose = lru_cache(maxsize=256)(demo.compose)  # looked at once, written once
+
+
+class Unusable(ValueError):
+    """A file that can be decoded and still means nothing here. The message says why and what to do."""
 
 
 # -------------------------------------------------------------------------------------------------------- classes
@@ -45,9 +52,9 @@ class Classes:
     known: list[str]
     values: np.ndarray  # int16 [256]
 
-    def ids(self, seen: np.ndarray) -> set[int]:
+    def ids(self, values: set[int]) -> set[int]:
         """Foreground classes behind these mask values."""
-        return set(self.values[seen].tolist()) - {0, VOID, REFUSED}
+        return set(self.values[list(values)].tolist()) - {0, VOID, REFUSED}
 
 
 def keep_classes(known: list[str], data: Data, problems: list[str]) -> Classes:
@@ -66,6 +73,31 @@ def keep_classes(known: list[str], data: Data, problems: list[str]) -> Classes:
     return Classes([*known[:1], *kept], known, values)
 
 
+def tag_ids(source: Source, classes: Classes, data: Data) -> dict[str, set[int]]:
+    """Class ids each image is tagged with; images whose tags are the classes in their mask are left out."""
+    ids = {name: number for number, name in enumerate(classes.names[1:], 1)}
+    tagged = {picture.id: picture.tags for picture in source.pictures if picture.tags is not None}
+    foreign: dict[str, list[str]] = {}
+    for name, tags in tagged.items():
+        for tag in tags:
+            if tag not in ids:
+                foreign.setdefault(tag, []).append(name)
+    masks = any(picture.mask for picture in source.pictures)
+    for tag, names in sorted(foreign.items()):
+        found = f"tags: '{tag}' ({len(names)} images, the first {names[0]})"
+        if tag not in classes.known:
+            source.problems.append(
+                f"{found} is not a class; correct it, or add it to classes.txt: {', '.join(classes.known)}"
+            )
+        elif tag != classes.known[0] and data.other == "error":
+            source.problems.append(f"{found} is not among data.classes; add it, or set data.other: background or void")
+        elif tag == classes.known[0] and tag != "background" and not masks:
+            source.problems.append(
+                f"{found} stands first in classes.txt, the place of the background; put `background` first"
+            )
+    return {name: {ids[tag] for tag in tags if tag in ids} for name, tags in tagged.items()}
+
+
 # --------------------------------------------------------------------------------------------------------- pixels
 
 
@@ -79,50 +111,58 @@ def upright_size(image: Image.Image) -> Size:
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
-def read_photograph(picture: Picture, seed: int) -> np.ndarray:
+def read_photograph(picture: Picture) -> np.ndarray:
     """uint8 [h0,w0,3], upright."""
-    if isinstance(picture.image, int):
-        return compose(seed, picture.image)[0]
+    if isinstance(picture.image, tuple):
+        return compose(*picture.image)[0]
     with Image.open(picture.image) as image:
         turn = UPRIGHT.get(orientation(image))
         rgb = image.convert("RGB")
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
-def read_mask(picture: Picture, seed: int) -> np.ndarray | None:
-    """Mask values as they are in the file, [h0,w0]. ValueError where the file holds colours."""
-    if isinstance(picture.image, int):
-        return compose(seed, picture.image)[1]
+def read_mask(picture: Picture) -> np.ndarray | None:
+    """Mask values as they are in the file, [h0,w0]. Unusable where the file holds colours."""
+    if isinstance(picture.image, tuple):
+        return compose(*picture.image)[1]
     if picture.mask is None:
         return None
     with Image.open(picture.mask) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-            raise ValueError(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
+            raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
 
 
 def look_at_photograph(picture: Picture, known: bool) -> Size:
-    """Its upright size; unless known, after decoding all of it. Raises what the decoder raises."""
-    assert isinstance(picture.image, Path)
+    """Its upright size; unless known, after decoding all of it."""
+    if isinstance(picture.image, tuple):
+        height, width = compose(*picture.image)[1].shape
+        return height, width
     with Image.open(picture.image) as image:
         size = upright_size(image)
         if not known:
             if image.mode == "F" or image.mode.startswith("I"):
-                raise ValueError(f"has {image.mode} pixels; save it with 8 bits per channel")
+                raise Unusable(f"has {image.mode} pixels; save it with 8 bits per channel")
             image.draft("RGB", (1, 1))  # JPEG: all bytes are read, few pixels computed
             image.load()
     return size
 
 
-def look_at_mask(picture: Picture, size: Size, classes: Classes, seed: int) -> tuple[set[int], list[str]]:
-    """Foreground classes in a mask, and what is wrong with it. Raises what the decoder raises."""
-    values = read_mask(picture, seed)
+def look_at_mask(picture: Picture, size: Size, classes: Classes) -> tuple[set[int], list[str]]:
+    """The values in a mask, and what is wrong with it."""
+    values = read_mask(picture)
     if values is None:
         return set(), []
     problems = []
     if values.shape != size:
-        remedy = "it fits the photograph before its EXIF rotation; turn it" if values.shape == size[::-1] else "export it again"
-        problems.append(f"{picture.mask}: {_by(values.shape)} mask for a {_by(size)} photograph ({picture.image}); {remedy}")
+        remedy = (
+            "it fits the photograph before its EXIF rotation; turn it"
+            if values.shape == size[::-1]
+            else "export it again"
+        )
+        problems.append(
+            f"{picture.mask}: {_by(values.shape)} mask for a {_by(size)} photograph ({picture.image}); {remedy}"
+        )
     seen = np.unique(values) if values.dtype == np.int32 else np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     inside = seen[(seen >= 0) & (seen <= VOID)]
     refused = [*seen[(seen < 0) | (seen > VOID)].tolist(), *inside[classes.values[inside] == REFUSED].tolist()]
@@ -130,9 +170,28 @@ def look_at_mask(picture: Picture, size: Size, classes: Classes, seed: int) -> t
         names = ", ".join(f"{v} ({classes.known[v]})" if 0 < v < len(classes.known) else str(v) for v in refused[:5])
         remedy = "set data.other" if all(0 < v < len(classes.known) for v in refused) else "correct it or classes.txt"
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        problems.append(f"{picture.mask}: values {names}{more}; 0 to {len(classes.known) - 1} and 255 can be used; {remedy}")
-    return classes.ids(inside), problems
+        problems.append(
+            f"{picture.mask}: values {names}{more}; 0 to {len(classes.known) - 1} and 255 can be used; {remedy}"
+        )
+    return set(inside.tolist()), problems
 
 
 def _by(size: tuple[int, ...]) -> str:
     return f"{size[1]}×{size[0]}"
+
+
+def digests(source: Source) -> Content:
+    """Content digests of each picture's photograph and mask. Pictures that cannot be read leave the source."""
+    found = {}
+    for picture in source.pictures:
+        try:
+            found[picture.id] = _digest(picture.image), _digest(picture.mask)
+        except OSError as error:
+            source.problems.append(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
+    source.pictures = [picture for picture in source.pictures if picture.id in found]
+    return found
+
+
+def _digest(file: Path | tuple[int, int] | None) -> bytes:
+    content = file.read_bytes() if isinstance(file, Path) else repr(file).encode()
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()

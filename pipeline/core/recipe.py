@@ -1,7 +1,8 @@
 """From recipes to paths: which artifact each step makes, where it lies, and what it is made from.
 
 A recipe is a list of step names. Every method says which kinds it takes; a step takes each kind from the nearest step
-to its left that makes it. The path of an artifact spells the steps it depends on, and only those, in the recipe's order:
+to its left that makes it. The path of an artifact spells the steps it depends on, and only those, in the recipe's
+order:
 
     results/<data set>/[seed<n>/]<step>/<step>/.../<kind>.json
 
@@ -132,7 +133,9 @@ def recipe_nodes(config: Config, recipe: str, seed: int) -> list[Node]:
     files = {node.file for node in used}
     for node in nodes:
         if node.file not in files:
-            raise ConfigError(f"recipe '{recipe}': nothing after '{node.name}' uses its {node.kind}; remove it or move it")
+            raise ConfigError(
+                f"recipe '{recipe}': nothing after '{node.name}' uses its {node.kind}; remove it or move it"
+            )
     return used
 
 

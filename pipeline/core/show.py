@@ -20,7 +20,7 @@ RIGHT, WRONG, MISSED = (70, 170, 110), (214, 60, 60), (240, 180, 60)
 
 
 def palette(classes: int = 256) -> np.ndarray:
-    """The VOC colour map, uint8 [classes,3]: the bits of the class id, dealt out to red, green and blue from the top."""
+    """The VOC colour map, uint8 [classes,3]: the bits of the class id, dealt out to red, green, blue from the top."""
     ids = np.arange(classes)
     colours = np.zeros((classes, 3), np.uint8)
     for level in range(8):
@@ -70,7 +70,7 @@ def edges(labels: np.ndarray, width: int = 1) -> np.ndarray:
 
 
 def overlay(rgb: np.ndarray, labels: np.ndarray, strength: float = 0.55, background: int | None = 0) -> np.ndarray:
-    """Label map over its photograph, uint8 [h,w,3]: classes tinted and outlined, void hatched, the background left grey.
+    """Label map over its photograph, uint8 [h,w,3]: classes tinted and outlined, void hatched, background greyish.
 
     Labels of another size are resized to the photograph's. background: the class that gets no tint.
     """
@@ -105,8 +105,9 @@ def round_colour(number: int) -> tuple[int, int, int]:
 
 
 def by_round(rgb: np.ndarray, first: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """Mined region over the grey photograph, coloured by the round that found it. first: uint8 [h,w], 0 = not mined."""
-    table = np.array([(0, 0, 0), *(round_colour(number) for number in range(1, max(2, int(first.max()) + 1)))], np.float32)
+    """Mined region over the grey photograph, coloured by the round that found it. first: u8 [h,w], 0 = not mined."""
+    rounds = range(1, max(2, int(first.max()) + 1))
+    table = np.array([(0, 0, 0), *map(round_colour, rounds)], np.float32)
     share = np.where(first > 0, strength, 0)[..., None]
     grey = np.repeat(rgb.mean(2, keepdims=True), 3, 2) * 0.8
     mixed = grey * (1 - share) + table[first] * share

@@ -25,20 +25,23 @@ from xml.etree import ElementTree
 from pipeline.core.config import Data, Folder, Voc
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+FOREIGN = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
+# fmt: off
 VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
 SPLITS = ("train", "val", "score")
 Lists = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One photograph and what is said about it. `image` of the built-in demo set is a number, not a file."""
+    """One photograph and what is said about it. The built-in demo set has (seed, index) in place of a file."""
 
     id: str
-    image: Path | int
+    image: Path | tuple[int, int]
     mask: Path | None = None
     tags: tuple[str, ...] | None = None  # None: the classes in the mask
 
@@ -66,7 +69,8 @@ def voc(settings: Voc) -> Source:
     paths = {split: root / "ImageSets" / "Segmentation" / f"{name}.txt" for split, name in names.items()}
     splits = {split: read_list(paths[split], problems) for split in ("train", "val")}
     splits["score"] = splits["train"] if paths["score"] == paths["train"] else read_list(paths["score"], problems)
-    photographs, masks = (listing(root / name, problems) for name in ("JPEGImages", settings.masks))
+    photographs = listing(root / "JPEGImages", problems)
+    masks = listing(root / settings.masks, problems, (".png",))
     classes = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else list(VOC_CLASSES)
     tags: Mapping[str, tuple[str, ...]] | None = None
     if settings.tags == "csv":
@@ -82,10 +86,15 @@ def folder(settings: Folder) -> Source:
     """A plain folder, as people have it."""
     root, problems = settings.root, list[str]()
     if not (root / "images").is_dir():
-        return Source(problems=[f"{root / 'images'}: no such folder; put the photographs there or set data.folder.root"])
+        return Source(
+            problems=[f"{root / 'images'}: no such folder; put the photographs there or set data.folder.root"]
+        )
     photographs = listing(root / "images", problems)
-    masks = listing(root / "masks", problems) if (root / "masks").is_dir() else {}
-    problems += [f"{masks[name]}: no photograph of this name in images/; rename it" for name in sorted(masks.keys() - photographs.keys())]
+    masks = listing(root / "masks", problems, (".png",)) if (root / "masks").is_dir() else {}
+    problems += [
+        f"{masks[name]}: no photograph of this name in images/; rename it"
+        for name in sorted(masks.keys() - photographs.keys())
+    ]
     tags, tags_from = None, "masks"
     if (root / "tags.csv").exists() or not masks:
         tags, tags_from = read_tags(root / "tags.csv", problems), "csv"
@@ -146,7 +155,11 @@ def _assemble(
             for name in names
             if name not in photographs
         ]
-    found += [f"{where['val']}: '{name}' is in {where['train']} too; keep one" for name in source.splits["val"] if name in train]
+    found += [
+        f"{where['val']}: '{name}' is in {where['train']} too; keep one"
+        for name in source.splits["val"]
+        if name in train
+    ]
     found += [
         f"{where['score']}: '{name}' is not a training image; label quality is scored on those, so remove it"
         for name in source.splits["score"]
@@ -168,14 +181,18 @@ def identity(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
-def listing(path: Path, problems: list[str]) -> dict[str, Path]:
-    """The pictures in a folder by name without suffix, sorted."""
+def listing(path: Path, problems: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+    """The pictures in a folder by name without suffix, sorted. Other files are let be, unless they are pictures too."""
     if not path.is_dir():
         problems.append(f"{path}: no such folder")
         return {}
     found: dict[str, Path] = {}
     for name in sorted(entry.name for entry in os.scandir(path)):
-        if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+        suffix = os.path.splitext(name)[1].lower()
+        if name.startswith(".") or suffix not in SUFFIXES + FOREIGN:
+            continue
+        if suffix not in suffixes:
+            problems.append(f"{path / name}: {suffix} found, {' or '.join(suffixes)} expected; convert it without loss")
             continue
         first = found.setdefault(identity(name), path / name)
         if first.name != name:
@@ -184,7 +201,7 @@ def listing(path: Path, problems: list[str]) -> dict[str, Path]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines without blanks at their ends. A byte order mark is dropped, other foreign bytes show up as unknown names."""
+    """Lines without blanks at their ends. A byte order mark is dropped; other foreign bytes end as unknown names."""
     return [line.strip() for line in path.read_text("utf-8-sig", errors="replace").splitlines()]
 
 
@@ -207,7 +224,9 @@ def read_classes(path: Path, problems: list[str]) -> list[str]:
     names = [name.strip() for name in names]
     for name, n in Counter(names).items():
         if not name or n > 1:
-            problems.append(f"{path}: {f'{name!r} stands on {n} lines' if name else 'a line is empty'}; one class per line expected")
+            problems.append(
+                f"{path}: {f'{name!r} stands on {n} lines' if name else 'a line is empty'}; one class per line expected"
+            )
     if not 2 <= len(names) <= 255:
         problems.append(f"{path}: {len(names)} classes; 2 to 255 expected, the background first")
     return names
@@ -220,7 +239,7 @@ def read_tags(path: Path, problems: list[str]) -> dict[str, tuple[str, ...]]:
         return {}
     rows = csv.reader(lines_of(path))
     header = next(rows, [])
-    if header[:2] != ["image", "tags"]:
+    if header != ["image", "tags"]:
         problems.append(f"{path}: the first line is '{','.join(header)}'; `image,tags` expected")
         return {}
     tags: dict[str, tuple[str, ...]] = {}
@@ -264,6 +283,8 @@ def fetch(settings: Voc) -> list[str]:
             raise RuntimeError("no folder JPEGImages in the archive")
         found[0].parent.rename(settings.root)
     except Exception as error:  # network, disk, archive: torchvision hands on whatever they raise
+        if md5 is None:
+            shutil.rmtree(part, ignore_errors=True)
         remedy = f"try again, set data.voc.url, or unpack the devkit to {settings.root}"
         return [f"{url}: could not be fetched ({error}); {remedy}"]
     shutil.rmtree(part)

@@ -1,10 +1,11 @@
 """Artifacts on disk: a Zarr store `x.zarr` and, written last, its manifest `x.json`.
 
-The manifest is what Snakemake sees. Its bytes depend only on content and provenance that matters (settings, seed, code,
-parents), so an upstream rerun with the same result reruns nothing below. Time, host and versions go into the store.
+The manifest is what Snakemake sees. Its bytes depend only on content and provenance that matters (settings, seed,
+code, parents), so an upstream rerun with the same result reruns nothing below. Time, host and versions go into the
+store.
 
 Two forms share one contract:
-- *rows*: one row per image (`write_rows`). Every row has a `key` (what it was made from) and a `digest` (what it holds).
+- *rows*: one row per image (`write_rows`). A row has a `key` (what it was made from) and a `digest` (what it holds).
   Finished shards survive a kill; rows whose key is unchanged are taken over from the previous store.
 - *tables*: a few whole arrays (`write_table`): weights, patches, metrics.
 """
@@ -186,7 +187,10 @@ def row_keys(header: Header, parents: Mapping[str, Artifact], *extra: Any) -> li
     rows = [parent.read("digest") for role, parent in sorted(parents.items()) if "digest" in parent]
     if not rows:
         raise ValueError("no parent has one row per image")
-    return [hashlib.blake2b(common + b"".join(map(bytes, row)), digest_size=DIGEST).digest() for row in zip(*rows, strict=True)]
+    return [
+        hashlib.blake2b(common + b"".join(map(bytes, row)), digest_size=DIGEST).digest()
+        for row in zip(*rows, strict=True)
+    ]
 
 
 Row = dict[str, np.ndarray]
@@ -243,7 +247,9 @@ def write_rows(
     for name, table in {"digest": digest, "key": key_rows, **(tables or {})}.items():
         if name in group:
             del group[name]
-        group.create_array(name, data=np.ascontiguousarray(table), chunks=table.shape, config={"write_empty_chunks": True})
+        group.create_array(
+            name, data=np.ascontiguousarray(table), chunks=table.shape, config={"write_empty_chunks": True}
+        )
         described[name] = _describe(table.shape, table.dtype, _sha(np.ascontiguousarray(table).tobytes()))
     del described["key"]  # says what rows were made from, not what they hold
     print(f"{out.name}: {computed} of {sum(key is not None for key in keys)} images computed", flush=True)

@@ -96,7 +96,12 @@ def fit(
     state = _resume(checkpoint, model, optimizer, job)
     plan = _Plan(cut, rows, job.seed, settings.batch, state["iteration"], total)
     loader = torch.utils.data.DataLoader(
-        plan, min(settings.batch, len(rows)), num_workers=job.workers, collate_fn=collate or to_batch
+        plan,
+        min(settings.batch, len(rows)),
+        num_workers=job.workers,
+        collate_fn=collate or to_batch,
+        worker_init_fn=_spare_worker,
+        multiprocessing_context="fork" if job.workers else None,  # a cut is a closure and cannot be pickled
     )
     sums, curves = state["sums"], state["curves"]
     board = _Board(job)
@@ -122,13 +127,19 @@ def fit(
                 board.epoch(len(curves[name]), {key: value / count for key, value in sums.items()})
                 speed = (done - plan.first) * settings.batch / (time.monotonic() - started)
                 line = "  ".join(f"{key} {value / count:.4f}" for key, value in sums.items())
-                print(f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}  {line}  {speed:.1f} img/s", flush=True)
+                print(
+                    f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}  {line}  {speed:.1f} img/s",
+                    flush=True,
+                )
                 sums = {}
             if stop.asked or (done < total and time.monotonic() - saved > CHECKPOINT_SECONDS):
                 _save(checkpoint, model, optimizer, job, {"iteration": done, "sums": sums, "curves": curves})
                 saved = time.monotonic()
             if stop.asked:
-                raise Interrupted(f"{job.out}: stopped by SIGTERM after iteration {done} of {total}; run again to go on")
+                board.close()
+                raise Interrupted(
+                    f"{job.out}: stopped by SIGTERM after iteration {done} of {total}; run again to go on"
+                )
     board.close()
     if plan.first < total:  # a kill between training and the end of the stage must not cost the training
         _save(checkpoint, model, optimizer, job, {"iteration": total, "sums": {}, "curves": curves})
@@ -182,14 +193,23 @@ def _optimizer(model: nn.Module, settings: Training, heads: list[nn.Parameter]) 
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0
+            groups,
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
         )
     return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
 
 
 def _save(path: Path, model: nn.Module, optimizer: Any, job: Job, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"fingerprint": job.header.fingerprint(), "model": model.state_dict(), "optimizer": optimizer.state_dict(), **state}
+    content = {
+        "fingerprint": job.header.fingerprint(),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        **state,
+    }
     temporary = path.with_suffix(".new")
     torch.save(content, temporary)
     temporary.replace(path)
@@ -206,6 +226,11 @@ def _resume(path: Path, model: nn.Module, optimizer: Any, job: Job) -> dict[str,
     optimizer.load_state_dict(content.pop("optimizer"))
     print(f"going on after iteration {content['iteration']}", flush=True)
     return content
+
+
+def _spare_worker(number: int) -> None:
+    """A cluster signals every process of a job: loaders that died of it would take the run down before it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Stop:
@@ -237,7 +262,9 @@ class _Board:
             print("tensorboard is not installed: no event files", file=sys.stderr)
             self.writer = None
             return
-        self.writer = SummaryWriter(str(Path("logs/tensorboard", *job.out.with_suffix("").parts[job.out.is_absolute() :])))
+        self.writer = SummaryWriter(
+            str(Path("logs/tensorboard", *job.out.with_suffix("").parts[job.out.is_absolute() :]))
+        )
 
     def epoch(self, number: int, values: dict[str, float]) -> None:
         if self.writer:
