@@ -46,14 +46,13 @@ def seed_labels(claimed: np.ndarray, scores: np.ndarray, background: np.ndarray,
 def unary(labels: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, settings: Crf) -> np.ndarray:
     """Probabilities for the CRF, float32 [T+1,h,w]: `certainty` for seeded pixels, soft evidence for open ones.
 
-    An open pixel is foreground as far as it is salient (without saliency: uniform), shared among tags by their scores.
+    An open pixel is foreground as far as it is salient (without saliency: as far as its best score says), shared among
+    tags by their scores.
     """
     slots = len(scores) + 1
-    soft = np.full((slots, *labels.shape), 1 / slots, np.float32)
-    if saliency is not None:
-        share = scores + 0.1
-        soft[0] = 1 - np.clip(saliency, 0.05, 0.95)
-        soft[1:] = (1 - soft[0]) * share / share.sum(0)
+    foreground = np.clip(scores.max(0) if saliency is None else saliency, 0.05, 0.95)
+    share = scores + 0.1
+    soft = np.concatenate([1 - foreground[None], foreground * share / share.sum(0)]).astype(np.float32)
     hard = np.full_like(soft, (1 - settings.certainty) / max(slots - 1, 1))
     for k in range(slots):
         hard[k][labels == k] = settings.certainty

@@ -78,7 +78,7 @@ def read_photo(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"pixels of mode {picture.mode}; 8 bits per channel expected")
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))  # a copy: the CRF refuses read-only arrays
 
 
 def read_tags(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
@@ -93,10 +93,13 @@ def read_tags(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
         raise cli.InputError(f"{path}: no such file (--tags)") from None
     unknown = sorted({tag for _, tags in rows for tag in tags} - set(classes))
     if unknown:
-        raise cli.InputError(f"{path}: the model does not know {', '.join(unknown)}. It knows {', '.join(classes)}")
+        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(classes)}"
+        if not any(tag in classes for _, tags in rows for tag in tags):
+            raise cli.InputError(f"{path}: {message}")
+        print(f"{path}: {message}; other tags are ignored", flush=True)
     return {
         name.removesuffix(Path(name).suffix if Path(name).suffix.lower() in SUFFIXES else ""): np.unique(
-            [0, *(classes.index(tag) for tag in tags)]
+            [0, *(classes.index(tag) for tag in tags if tag in classes)]
         )
         for name, tags in rows
     }

@@ -6,8 +6,8 @@ turned upright, brought to RGB and reduced to `max_side`; masks keep their origi
 Reads: the built-in demo set, a VOC devkit or a plain folder (core/sources.py says what lies where).
 Makes: images = rgb u8 [N,S,S,3], size i32 [N,2], full_size i32 [N,2], mask u8 [N,H0,W0], tags bool [N,C-1],
 has_mask bool [N]; tables id, split_train, split_val, split_score. Rows: the training list, then the validation list.
-Cost: every new file is hashed once and decoded twice, about 6 ms per VOC image; known rows are hashed only.
-Memory: one shard of rows.
+Cost: every new file is hashed once and decoded twice, 8 ms of CPU at 256 pixels; known rows are hashed only.
+Memory: one shard of rows, so 64 masks at original resolution: 1 GB more for photographs of 12 megapixels.
 """
 
 from __future__ import annotations
@@ -120,13 +120,20 @@ def demo_source(settings: Demo) -> Source:
 def refuse(data: Data, problems: list[str]) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
-        lines = [
-            f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written",
-            *problems[:LINES],
-        ]
-        if len(problems) > LINES:
-            lines.append(f"... and {len(problems) - LINES} more")
-        raise cli.InputError("\n  ".join(lines))
+        first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
+        raise cli.InputError("\n  ".join([first, *shorten(problems)]))
+
+
+def shorten(problems: list[str]) -> list[str]:
+    """At most LINES lines. Problems with one remedy are of one kind, and no kind crowds out another."""
+    if len(problems) <= LINES:
+        return problems
+    kinds: dict[str, list[str]] = {}
+    for line in problems:
+        kinds.setdefault(line.rpartition(";")[2], []).append(line)
+    share = max(1, LINES // len(kinds))
+    lines = [line for group in kinds.values() for line in group[:share]][:LINES]
+    return [*lines, f"... and {len(problems) - len(lines)} more"]
 
 
 def header_of(data: Data, source: Source, keys: Mapping[str, bytes]) -> store.Header:

@@ -109,7 +109,9 @@ def test_what_is_there_is_skipped_unless_told(model: Path, photos: Path, tmp_pat
     assert mask_of(out / "a.png").shape == (60, 90)
 
 
-def test_masks_of_two_kinds_do_not_mix(model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_masks_of_two_kinds_do_not_mix(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert call(model, photos, "--out", tmp_path / "out") == 0
     assert call(model, photos, "--out", tmp_path / "out", "--flip") == 2
     assert "another flip" in capsys.readouterr().err
@@ -151,6 +153,10 @@ def test_tags_limit_the_classes(model: Path, photos: Path, tmp_path: Path, capsy
     assert call(model, photos, "--out", tmp_path / "out", "--tags", table) == 0
     assert set(np.unique(mask_of(tmp_path / "out" / "a.png"))) <= {0, 2}
     assert set(np.unique(mask_of(tmp_path / "out" / "b.png"))) <= {0, 1, 3}
+    table.write_text("image,tags\na,dog unicorn\n")
+    assert call(model, photos, "--out", tmp_path / "out", "--tags", table, "--overwrite") == 0
+    assert "unicorn" in capsys.readouterr().out
+    assert set(np.unique(mask_of(tmp_path / "out" / "a.png"))) <= {0, 2}
     table.write_text("image,tags\na,unicorn\n")
     assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
     assert "unicorn" in capsys.readouterr().err
@@ -158,8 +164,9 @@ def test_tags_limit_the_classes(model: Path, photos: Path, tmp_path: Path, capsy
     assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
 
 
-def test_crf_scales_and_mirror_images_run(model: Path, photos: Path, tmp_path: Path) -> None:
-    options = ["--crf", "--flip", "--scales", 0.5, 1, "--max-side", 40]
+@pytest.mark.parametrize("side", [0, 40])
+def test_crf_scales_and_mirror_images_run(model: Path, photos: Path, tmp_path: Path, side: int) -> None:
+    options = ["--crf", "--flip", "--scales", 0.5, 1, "--max-side", side]
     assert call(model, photos / "a.jpg", "--out", tmp_path / "out", *options) == 0
     assert mask_of(tmp_path / "out" / "a.png").shape == (60, 90)
 

@@ -427,6 +427,10 @@ def test_a_long_message_is_cut(tmp_path: Path, out: Path) -> None:
     assert len(lines) == 1 + stage.LINES + 1
     assert "70 problem(s)" in lines[0]
     assert lines[-1].strip() == "... and 20 more"
+    write_lines(root / "splits/score.txt", ["a69"])  # one of another kind is not crowded out
+    message = refused(of_folder(root), out)
+    assert "score.txt: 'a69' is not a training image" in message
+    assert "... and 45 more" in message
 
 
 def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:

@@ -6,7 +6,7 @@ Colours and strokes are CSS classes of the page (core/report.html.j2); every mar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -48,8 +48,11 @@ def nice_top(shares: Sequence[float]) -> float:
     return min(100.0, 10 * math.ceil((max(shares, default=0) * 100 + 4) / 10))
 
 
-def ladder(rungs: Sequence[Rung], width: int = 960, height: int = 330) -> Markup:
-    """The stages from left to right with their mIoU; stages of one split are joined, splits stand apart on bands."""
+def ladder(rungs: Sequence[Rung], headings: Mapping[str, str], width: int = 960, height: int = 330) -> Markup:
+    """The stages from left to right with their mIoU; stages of one split are joined, splits stand apart on bands.
+
+    headings: split → what to write above its band.
+    """
     values = [mark.value for rung in rungs for mark in rung.marks]
     if not values:
         return Markup("")
@@ -67,14 +70,16 @@ def ladder(rungs: Sequence[Rung], width: int = 960, height: int = 330) -> Markup
     for start, end, split in bands:
         x, span = left + step * start, step * (end - start)
         out.append(f'<rect class="band" x="{x + 3:.1f}" y="8" width="{span - 6:.1f}" height="{height - 12}" rx="6"/>')
-        out.append(f'<text class="split" x="{x + 14:.1f}" y="28">{escape(split)}</text>')
+        out.append(f'<text class="split" x="{x + 14:.1f}" y="28">{escape(headings.get(split, split))}</text>')
     out += _grid(left, width - 7, [(y_of(limit * k / 500), f"{limit * k / 5:g}") for k in range(6)])
     for start, end, _ in bands:
         main = [(k, mark.value) for k in range(start, end) for mark in rungs[k].marks if mark.look == "main"]
         out.append(f'<path class="line" d="{_path([(x_of(k), y_of(share)) for k, share in main])}"/>')
     for number, rung in enumerate(rungs):
         x, shares = x_of(number), [mark.value for mark in rung.marks]
+        out.append(f'<g class="in-{escape(rung.split)}">')
         out += [_mark(mark, rung.name, x, y_of(mark.value), _crowded(mark, shares, limit)) for mark in rung.marks]
+        out.append("</g>")
         out.append(f'<text class="name" x="{x:.1f}" y="{floor + 22}">{escape(rung.name)}</text>')
         out.append(f'<text class="note" x="{x:.1f}" y="{floor + 39}">{escape(rung.note)}</text>')
     return Markup("".join([*out, "</svg>"]))
@@ -96,15 +101,18 @@ def _mark(mark: Mark, stage: str, x: float, y: float, crowded: bool) -> str:
 
 
 def lines(series: Sequence[Line], x_name: str, percent: bool = False, width: int = 340, height: int = 190) -> Markup:
-    """Line chart from 0 (lower only for negative values). percent: values are shares and the axis shows percents."""
+    """Line chart; from 0 unless values are negative or vary little. percent: shares, on an axis of percents."""
     factor, unit = (100, " %") if percent else (1, "")
     clean = [[(a, b * factor) for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b)] for line in series]
     every = [point for points in clean for point in points]
     if not every:
         return Markup("")
     first, last = min(a for a, _ in every), max(a for a, _ in every)
-    low, high = min(0.0, min(b for _, b in every)), max(b for _, b in every)
-    high = nice_top([high / 100]) if percent else (high * 1.08 or 1.0)
+    low, high = min(b for _, b in every), max(b for _, b in every)
+    if percent:
+        low, high = 0.0, nice_top([high / 100])
+    elif 0 <= low < 0.6 * high or low == high:
+        low, high = min(0.0, low), high * 1.08 if high > 0 else low + 1.0
     left, top, floor = 40, 10, height - 36
 
     def at(a: float, b: float) -> tuple[float, float]:

@@ -132,9 +132,11 @@ class Proxy(Training):
     jitter: float = Field(0.0, ge=0, le=1)
     pixels: int = Field(256, ge=1, description="colorization: random pixels per image")
     border: int = Field(32, ge=0, description="colorization: distance of those pixels from the edge")
-    hidden: int = Field(1024, ge=1, description="width of the hidden layer over the hypercolumn or tile codes")
-    permutations: int = Field(100, ge=2, description="jigsaw: how many orders are told apart")
-    tile: int = Field(64, ge=8, description="jigsaw: side of a tile; the paper's 75 of 85 at crop 255")
+    hidden: int = Field(1024, ge=1, description="width of the hidden layer over the hypercolumn or the nine codes")
+    permutations: int = Field(100, ge=2, le=2000, description="jigsaw: how many orders are told apart")
+    shuffles: int = Field(8, ge=1, description="jigsaw: orders shown of each photograph; only the head runs again")
+    tile: int | None = Field(None, ge=8, description="jigsaw: side of a tile; null: 75/85 of a third of the crop")
+    code: int = Field(128, ge=1, description="jigsaw: width of a tile's code")
     gray: bool = Field(True, description="colorization: what follows sees gray too, as the released M&M code does")
 
 

@@ -6,7 +6,7 @@ Legend: h x w a picture's stored size; K tag slots. Every picture is drawn at th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Album:
 
     images: Artifact
     side: int
+    _latest: dict[int, np.ndarray] = field(default_factory=dict)
 
     def strip(self, i: int, makers: Sequence[Callable[[int], list[Cell]]]) -> Strip:
         """The pictures that `makers` give for image i, after the photograph itself."""
@@ -72,7 +73,11 @@ class Album:
         return Strip(decode_text(np.asarray(self.images["id"][i])[None])[0], found, cells)
 
     def photo(self, i: int) -> np.ndarray:
-        return show.thumbnail(data.image(self.images, i), self.side)
+        """The photograph at thumbnail size; the latest one is kept, since every picture of a strip starts from it."""
+        if i not in self._latest:
+            self._latest.clear()
+            self._latest[i] = show.thumbnail(data.image(self.images, i), self.side)
+        return self._latest[i]
 
     @property
     def background(self) -> int | None:

@@ -17,7 +17,6 @@ import numpy as np
 
 from pipeline.core import cli, metrics, store
 
-
 WHAT = {"labels": "label map", "model": "prediction"}
 
 
@@ -121,7 +120,7 @@ def read_benchmark(path: str | None) -> dict[str, float] | None:
 
 
 def used_threshold(stage: Stage, stages: Sequence[Stage]) -> tuple[float, str] | None:
-    """The score threshold at which the next step reads these seeds, and that step; None where it reads mined regions."""
+    """The score threshold at which the next step reads these seeds, and that step; None if it reads mined regions."""
     if stage.kind != "seeds" or len(stage.artifact.meta["rounds"]) > 1:
         return None
     for other in stages:

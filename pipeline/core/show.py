@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,11 @@ def palette(classes: int = 256) -> np.ndarray:
         for channel in range(3):
             colours[:, channel] |= (((ids >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
     return colours
+
+
+def css(colour: Sequence[int] | np.ndarray) -> str:
+    """A colour as CSS writes it: '#80c0ff'."""
+    return "#" + "".join(f"{int(value):02x}" for value in colour)
 
 
 def palette_png(labels: np.ndarray) -> bytes:
@@ -87,7 +93,7 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, strength: float = 0.55, backgro
     share = np.where(labels == VOID, np.where(slanted == 1, 0.7, 0.25), share)
     mixed = base * (1 - share[..., None]) + colours * share[..., None]
     line = edges(labels, max(1, round(max(rgb.shape) / 500)))
-    mixed[line] = (mixed[line] + 2 * 255) / 3
+    mixed[line] = (mixed[line] + 255) / 2
     return mixed.round().astype(np.uint8)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 
 from pipeline.core import recipe as recipes
-from pipeline.core.config import METHODS, ConfigError, parse
+from pipeline.core.config import METHODS, ConfigError
+from pipeline.core.config import parse as parse_config
 from pipeline.core.sources import fingerprint
 
 try:
-    CONFIG = parse(config)
+    CONFIG = parse_config(config)
     NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
 except ConfigError as error:
     raise WorkflowError(f"\n{error}") from None
