@@ -108,7 +108,7 @@ def run(job: cli.Job) -> None:
 
     def compute(rows: list[int]) -> Iterator[store.Row]:
         for labels in over_processes(label, rows, job.threads):
-            yield {"labels": labels, "covered": np.True_}
+            yield {"labels": labels, "covered": np.array(True)}
 
     store.write_rows(
         job.out,

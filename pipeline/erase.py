@@ -99,7 +99,7 @@ def run(job: cli.Job) -> None:
     model.to(job.device)
     number = len(rounds) + 1
     sample = rows[:: max(1, len(rows) // 200)]
-    entry = {
+    entry: dict[str, Any] = {
         "loss": float(curves["curve_loss"][-1]),
         "recall": round(localize.recall(model, erased, images, sample, job), 4),
     }
@@ -132,7 +132,8 @@ def run(job: cli.Job) -> None:
         new, area = 0, 0
         for i in rows:
             h, w = (-(-int(side) // grid) for side in images["size"][int(i)])
-            new += int((group["first"][int(i)][:, :h, :w] == number).any(0).sum())  # type: ignore[index,union-attr]
+            first: Any = group["first"]
+            new += int((first[int(i), :, :h, :w] == number).any(0).sum())
             area += h * w
         entry["mined"] = round(new / area, 4)
         entry["stop"] = stop_reason(rounds, settings) or ""  # too little mined: kept, but no further round

@@ -132,6 +132,10 @@ def run(args: argparse.Namespace) -> None:
     images, scored = store.Artifact(args.images, "images"), store.Artifact(args.of)
     if scored.kind not in SPLIT:
         raise cli.InputError(f"{args.of}: {scored.kind} cannot be scored; {', '.join(SPLIT)} can")
+    if scored.meta.get("classes") != images.meta["classes"]:
+        raise cli.InputError(
+            f"{args.of} has classes {scored.meta.get('classes')}, {args.images} {images.meta['classes']}"
+        )
     device = cli.pick_device(args.device)
     precision = cli.pick_precision(args.precision, device)
     header = store.Header(

@@ -56,7 +56,7 @@ def run(job: cli.Job) -> None:
             h, w = images["size"][i]
             labels = np.full((side, side), data.VOID, np.uint8)
             labels[:h, :w] = data.resize_nearest(data.true_mask(images, i), h, w)
-            yield {"labels": labels, "covered": np.True_}
+            yield {"labels": labels, "covered": np.array(True)}
 
     keys = store.row_keys(job.header, job.inputs)
     store.write_rows(

@@ -60,7 +60,7 @@ def run(job: cli.Job) -> None:
             for (i, _), scores in zip(chunk, refined, strict=True):
                 labels = np.full((side, side), data.VOID, np.uint8)
                 labels[: scores.shape[1], : scores.shape[2]] = decide(scores, possible(i), settings)
-                yield {"labels": labels, "covered": np.True_}
+                yield {"labels": labels, "covered": np.array(True)}
 
     store.write_rows(
         job.out,

@@ -108,7 +108,9 @@ def test_conflicts_are_settled_inside_the_object() -> None:
     one[:, 40:] = other[:, :30] = False
     scores = np.where(np.stack([one, other]), 0.9, 0.0).astype(np.float32)
     saliency = np.where(mask, 0.9, 0.0).astype(np.float32)
-    seeds = crf.label_image(rgb, np.array([3, 5]), (scores > 0).astype(np.uint8), scores, saliency, True, Crf(refine="argmax"))
+    seeds = crf.label_image(
+        rgb, np.array([3, 5]), (scores > 0).astype(np.uint8), scores, saliency, True, Crf(refine="argmax")
+    )
     assert (seeds[one & other] == 255).all()
     assert (seeds[one & ~other] == 3).all()
     assert (seeds[other & ~one] == 5).all()
@@ -166,7 +168,9 @@ def test_processes_can_use_torch_after_the_parent_has() -> None:
     a @ a
 
     def work(i: int) -> tuple[int, float]:
-        return torch.get_num_threads(), float(torch.nn.functional.interpolate(a[None, None], scale_factor=4.0).sum() > i)
+        return torch.get_num_threads(), float(
+            torch.nn.functional.interpolate(a[None, None], scale_factor=4.0).sum() > i
+        )
 
     assert list(over_processes(work, range(3), 2)) == [(1, 1.0)] * 3
 

@@ -74,19 +74,11 @@ def test_labels_are_never_interpolated(images: store.Artifact) -> None:
             assert set(np.unique(sample["label"])) <= {3, 200, 255}
 
 
-def test_mirroring_happens_and_is_the_same_for_both(images: store.Artifact) -> None:
-    """Left half 1, right half 2: after a mirror image the order is the other way round in the label and in the image."""
-    label = np.ones((120, 160), np.uint8)
-    label[:, 80:] = 2
-    cut = cutter(images, scale=(1.0, 1.0), crop=160, label=lambda i: label)
-    seen = set()
-    for sample in drawn(cut, 0):
-        mirrored = bool(sample["label"][80, 20] == 2)
-        seen.add(mirrored)
-        inner = sample["image"][0][20:140] if not mirrored else sample["image"][0][20:140, ::-1]
-        rows = [row for row in inner if (row != 7).any()]
-        np.testing.assert_array_equal(rows[50][:16], np.full(16, rows[50][0]))
-    assert seen == {True, False}
+def test_half_of_the_crops_are_mirrored(images: store.Artifact) -> None:
+    """The label says left 1, right 2. (That the image turns with it is the first test's business.)"""
+    label = np.where(np.arange(160) < 80, 1, 2).astype(np.uint8)[None].repeat(120, 0)
+    samples = drawn(cutter(images, scale=(1.0, 1.0), crop=160, label=lambda i: label), 0, 60)
+    assert 15 < sum(bool(sample["label"][80, 20] == 2) for sample in samples) < 45
 
 
 def test_one_generator_one_sample(images: store.Artifact) -> None:

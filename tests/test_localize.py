@@ -18,7 +18,7 @@ STATISTICS = ((0.0,) * 3, (1.0,) * 3)
 
 
 def colour_detector(stride: int = 16) -> Classifier:
-    """A network that sees classes as colours: class 1 is red, 2 green, 3 blue; one cell is the mean over stride² pixels."""
+    """A network that sees classes as colours: 1 is red, 2 green, 3 blue; one cell is the mean over stride² pixels."""
     model = Classifier(Backbone("planted", [nn.AvgPool2d(stride)], (3,), STATISTICS), 3).eval()
     model.score.weight.data = torch.eye(3)[:, :, None, None]
     return model
@@ -34,7 +34,13 @@ def scene(height: int, width: int, boxes: dict[int, tuple[int, int, int, int]]) 
 
 def maps_of(rgb: np.ndarray, classes: list[int], grid: int = 4, stride: int = 16, **settings: object) -> np.ndarray:
     return localize.activation(
-        colour_detector(stride), rgb, np.array(classes, np.uint8), Cam(**settings), grid, "cpu", "f32"  # type: ignore[arg-type]
+        colour_detector(stride),
+        rgb,
+        np.array(classes, np.uint8),
+        Cam(**settings),
+        grid,
+        "cpu",
+        "f32",  # type: ignore[arg-type]
     )
 
 
@@ -44,7 +50,9 @@ def centre(score: np.ndarray, grid: int) -> tuple[float, float]:
     return float((score.sum(1) * y).sum() / score.sum()), float((score.sum(0) * x).sum() / score.sum())
 
 
-@pytest.mark.parametrize(("size", "grid"), [((96, 128), 4), ((97, 131), 4), ((50, 70), 8), ((64, 64), 1), ((33, 65), 16)])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((96, 128), 4), ((97, 131), 4), ((50, 70), 8), ((64, 64), 1), ((33, 65), 16)]
+)
 @pytest.mark.parametrize("flip", [False, True])
 def test_sizes_and_range(size: tuple[int, int], grid: int, flip: bool) -> None:
     rgb = scene(*size, {1: (8, 8, 30, 30), 3: (10, 30, 33, 50)})
@@ -60,7 +68,7 @@ def test_sizes_and_range(size: tuple[int, int], grid: int, flip: bool) -> None:
     "settings", [{"scales": (1.0,), "flip": False}, {"scales": (1.0,)}, {"scales": (0.5,)}, {"scales": (2.0,)}, {}]
 )
 def test_the_map_lies_where_the_object_lies(size: tuple[int, int], settings: dict) -> None:
-    """To within three pixels of 16 a cell, at every scale, mirrored or not, and at sizes that are no multiple of the stride."""
+    """To within three pixels (a cell has 16), at every scale, mirrored or not, at sizes that no stride divides."""
     boxes = {1: (16, 32, 48, 64), 2: (64, 96, 112, 128)}
     maps = maps_of(scene(*size, boxes), [1, 2], **settings)
     for score, (y0, x0, y1, x1) in zip(maps, boxes.values(), strict=True):
@@ -86,7 +94,7 @@ def test_scales_are_summed_before_dividing_by_the_maximum() -> None:
     both = maps_of(rgb, [1], scales=(1.0, 0.5))
     # Maxima of single scales are unknown here, so the sum is known up to two factors.
     a, b = (values.ravel() for values in single)
-    factors, rest, *_ = np.linalg.lstsq(np.stack([a, b], 1), both.ravel(), rcond=None)
+    factors, *_ = np.linalg.lstsq(np.stack([a, b], 1), both.ravel(), rcond=None)
     assert (factors > 0.1).all()
     np.testing.assert_allclose(np.stack([a, b], 1) @ factors, both.ravel(), atol=1e-4)
 

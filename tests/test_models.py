@@ -38,7 +38,14 @@ from pipeline.core.models import (
 
 NAMES = get_args(BackboneName)
 FIRST = {"vgg16": (1, 2, 4, 8)}  # strides of the first four stages; all others 2, 4, 8, 16
-DEEP = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "vgg16": 1024, "efficientnet_lite0": 1280}
+DEEP = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "vgg16": 1024,
+    "efficientnet_lite0": 1280,
+}
 
 
 def picture(seed: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -76,7 +83,9 @@ def test_every_stage_has_its_stride_and_width(name: str, stride: int) -> None:
         step = min(step, stride)
         assert tuple(feature.shape) == (1, channels, 96 // step, 64 // step)
     assert net.channels[-1] == DEEP[name]
-    assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == shapes(name), "weights fit any stride"
+    assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == shapes(name), (
+        "weights fit any stride"
+    )
 
 
 def test_unknown_backbone() -> None:
@@ -119,7 +128,10 @@ def same_padding(x: np.ndarray, weight: np.ndarray, stride: int, dilation: int) 
     height, width = x.shape
     k = len(weight)
     out = np.zeros((-(-height // stride), -(-width // stride)))
-    pads = [max((n - 1) * stride + (k - 1) * dilation + 1 - side, 0) // 2 for n, side in zip(out.shape, x.shape, strict=True)]
+    pads = [
+        max((n - 1) * stride + (k - 1) * dilation + 1 - side, 0) // 2
+        for n, side in zip(out.shape, x.shape, strict=True)
+    ]
     for i, j in np.ndindex(*out.shape):
         for a, b in np.ndindex(k, k):
             y, z = i * stride + a * dilation - pads[0], j * stride + b * dilation - pads[1]
@@ -231,7 +243,7 @@ def lite0() -> tuple[Backbone, nn.Linear]:
     return net.eval(), head
 
 
-# ImageNet class numbers: tabby, tiger cat, Egyptian cat, lynx; espresso, cup, coffee mug; missile, projectile, space shuttle
+# ImageNet's numbers: tabby, tiger cat, Egyptian cat, lynx; espresso, cup, mug; missile, projectile, space shuttle
 @pytest.mark.parametrize(
     ("photograph", "likely", "possible"),
     [
@@ -308,7 +320,7 @@ def test_a_torchvision_file_gives_torchvisions_features(name: str, tmp_path: Pat
 
 def test_a_wrong_file_is_an_input_error(tmp_path: Path) -> None:
     resnet18, resnet34 = (torchvision.models.get_model(name).state_dict() for name in ("resnet18", "resnet34"))
-    vgg = {key: value for key, value in backbone("vgg16").state_dict().items()}
+    vgg = dict(backbone("vgg16").state_dict())
 
     def refused(name: str, path: Path, message: str) -> None:
         with pytest.raises(InputError, match=message) as error:
@@ -318,7 +330,7 @@ def test_a_wrong_file_is_an_input_error(tmp_path: Path) -> None:
     refused("resnet18", tmp_path / "none.pth", "no such weights file")
     refused("resnet18", saved(resnet34, tmp_path / "34.pth"), "found.*resnet18 has")
     refused("resnet34", saved(resnet18, tmp_path / "18.pth"), "tensors found, resnet34 has")
-    refused("vgg16", saved(resnet18, tmp_path / "18.pth"), "122? tensors found|tensors found, vgg16 has 26")
+    refused("vgg16", saved(resnet18, tmp_path / "18.pth"), "tensors found, vgg16 has 26")
     refused("vgg16", saved({}, tmp_path / "empty.pth"), "0 tensors found")
     refused("vgg16", saved(vgg, tmp_path / "own.pth"), "30 tensors found")
     refused("efficientnet_lite0", saved(resnet18, tmp_path / "18.pth"), "tensors found")

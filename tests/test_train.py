@@ -109,7 +109,9 @@ def test_heads_learn_faster_and_frozen_layers_not_at_all(tmp_path: Path) -> None
         gradients.extend(torch.autograd.grad(losses["loss"], [net[0].weight, net[4].weight], retain_graph=True))
         return losses
 
-    train.fit(model, np.arange(8), cut, noting, planted.job(given, tmp_path / "x.json"), lambda net: list(net[4].parameters()))
+    train.fit(
+        model, np.arange(8), cut, noting, planted.job(given, tmp_path / "x.json"), lambda net: list(net[4].parameters())
+    )
     moved = [a - b for a, b in zip(model.parameters(), before, strict=True)]
     torch.testing.assert_close(moved[0], -0.05 * gradients[0])
     torch.testing.assert_close(moved[4], -0.5 * gradients[1])
@@ -138,7 +140,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path: P
         return {"loss": step(net, batch)["loss"] * (float("nan") if next(count) == 5 else 1)}
 
     job = planted.job(settings(lr=0.25), tmp_path / "x.json")
-    with pytest.raises(FloatingPointError, match=r"x\.json: loss is nan at iteration 6 of 16; lower lr \(now 0.25\) or use --precision f32"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"x\.json: loss is nan at iteration 6 of 16; lower lr \(now 0.25\) or use --precision f32",
+    ):
         train.fit(network(), np.arange(16), cut, bad, job)
 
 
@@ -159,7 +164,14 @@ def test_schedules() -> None:
 
 
 def drawn(count: int, batch: int, epochs: int, first: int = 0) -> list[int]:
-    plan = train._Plan(lambda row, rng: {"row": np.array(row)}, np.arange(count) + 100, 0, batch, first, epochs * max(1, count // batch))
+    plan = train._Plan(
+        lambda row, rng: {"row": np.array(row)},
+        np.arange(count) + 100,
+        0,
+        batch,
+        first,
+        epochs * max(1, count // batch),
+    )
     return [int(plan[k]["row"]) for k in range(len(plan))]
 
 
@@ -188,7 +200,13 @@ def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     made = []
     for workers in (0, 2):
         model = network()
-        train.fit(model, np.arange(14), cut, step, planted.job(settings(epochs=2), tmp_path / f"{workers}.json", workers=workers))
+        train.fit(
+            model,
+            np.arange(14),
+            cut,
+            step,
+            planted.job(settings(epochs=2), tmp_path / f"{workers}.json", workers=workers),
+        )
         made.append(bytes_of(model))
     assert made[0] == made[1]
 
@@ -197,7 +215,9 @@ def test_the_seed_changes_the_run(tmp_path: Path) -> None:
     made = set()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         model = network()
-        train.fit(model, np.arange(14), cut, step, planted.job(settings(epochs=1), tmp_path / f"{name}.json", seed=seed))
+        train.fit(
+            model, np.arange(14), cut, step, planted.job(settings(epochs=1), tmp_path / f"{name}.json", seed=seed)
+        )
         made.add(bytes_of(model))
     assert len(made) == 2
 

@@ -17,12 +17,18 @@ import numpy as np
 class Kernels(Protocol):
     """Kernel settings; `config.Crf` has them."""
 
-    iterations: int
-    sxy: float
-    compat: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_compat: float
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def sxy(self) -> float: ...
+    @property
+    def compat(self) -> float: ...
+    @property
+    def bilateral_sxy(self) -> float: ...
+    @property
+    def bilateral_srgb(self) -> float: ...
+    @property
+    def bilateral_compat(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def dense_crf(rgb: np.ndarray, probabilities: np.ndarray, kernels: Kernels) -> n
     model.addPairwiseBilateral(
         sxy=kernels.bilateral_sxy,
         srgb=kernels.bilateral_srgb,
-        rgbim=np.ascontiguousarray(rgb, np.uint8),
+        rgbim=np.array(rgb, np.uint8, order="C"),  # a copy: it refuses read-only arrays
         compat=kernels.bilateral_compat,
     )
     return np.array(model.inference(kernels.iterations), np.float32).reshape(classes, height, width)

@@ -307,7 +307,8 @@ class Segmenter(nn.Module):
 def pack(state: dict[str, Tensor]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """State dict → one flat array per dtype, and the index of names and shapes that undoes it."""
     flat: dict[str, list[np.ndarray]] = {}
-    index, offsets = [], {}
+    index: list[dict[str, Any]] = []
+    offsets: dict[str, int] = {}
     for name, tensor in state.items():
         array = tensor.detach().cpu().contiguous().numpy()
         kind = str(array.dtype)

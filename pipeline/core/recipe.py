@@ -22,8 +22,8 @@ from pathlib import Path
 from pipeline.core.config import METHODS, Config, ConfigError, Step
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Settings reach the fingerprint as values, the command line and the pictures do not change an artifact.
-NOT_CODE = {"pipeline.core.config", "pipeline.core.recipe", "pipeline.core.cli", "pipeline.core.show"}
+# Settings reach the fingerprint as values, and neither paths nor the command line change what is computed.
+NOT_CODE = {"pipeline.core.config", "pipeline.core.recipe", "pipeline.core.cli"}
 
 
 @dataclass(frozen=True)

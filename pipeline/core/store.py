@@ -104,14 +104,15 @@ class Artifact:
     def group(self) -> zarr.Group:
         return zarr.open_group(store_of(self.path), mode="r")
 
-    def __getitem__(self, name: str) -> zarr.Array:
+    def __getitem__(self, name: str) -> Any:
+        """The zarr array. Any: zarr's element type is a union that no reader of known arrays can use."""
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = self.group[name]  # type: ignore[assignment]
+            array = self._arrays[name] = self.group[name]
         return array
 
     @cached_property
-    def _arrays(self) -> dict[str, zarr.Array]:
+    def _arrays(self) -> dict[str, Any]:
         return {}
 
     def read(self, name: str) -> np.ndarray:
@@ -215,7 +216,7 @@ def write_rows(
     """
     group, journal, old = _begin_rows(out, header, arrays, len(keys))
     done = {entry["shard"]: bytes.fromhex(entry["digests"]) for entry in _read_journal(journal)}
-    reuse = {} if old is None else {bytes(key): i for i, key in enumerate(np.asarray(old["key"][...])) if key.any()}
+    reuse = {} if old is None else {bytes(key): i for i, key in enumerate(_whole(old, "key")) if key.any()}
     computed = 0
     for shard, start in enumerate(range(0, len(keys), SHARD)):
         if shard in done:
@@ -227,7 +228,7 @@ def write_rows(
             key = keys[i]
             if key is not None and key in reuse and old is not None:
                 for name in arrays:
-                    block[name][i - start] = old[name][reuse[key]]
+                    block[name][i - start] = old[name][reuse[key]]  # type: ignore[index]
             elif key is not None:
                 missing.append(i)
         rows = iter(compute(missing)) if missing else iter(())
@@ -260,8 +261,12 @@ def reusable_keys(out: Path) -> set[bytes]:
     """Keys of the rows that a rerun of this artifact could take over."""
     for store in (store_of(out), part_of(out) / "previous.zarr"):
         if "manifest" in _attributes(store):
-            return {bytes(key) for key in np.asarray(zarr.open_group(store, mode="r")["key"][...])}  # type: ignore[index]
+            return set(map(bytes, _whole(zarr.open_group(store, mode="r"), "key")))
     return set()
+
+
+def _whole(group: zarr.Group, name: str) -> np.ndarray:
+    return np.asarray(group[name][...])  # type: ignore[index]
 
 
 def _begin_rows(

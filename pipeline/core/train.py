@@ -88,7 +88,7 @@ def fit(
     Raises FloatingPointError when a loss is not finite, Interrupted after SIGTERM.
     """
     settings: Training = job.settings
-    model.to(job.device, memory_format=torch.channels_last).train()
+    model.to(job.device).to(memory_format=torch.channels_last).train()
     per_epoch = max(1, len(rows) // settings.batch)
     total = max(1, round(settings.epochs * per_epoch))
     optimizer = _optimizer(model, settings, heads(model) if heads else [])

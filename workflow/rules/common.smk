@@ -1,4 +1,5 @@
 # Thin bridge to pipeline.core.recipe: nothing here decides anything, and nothing heavy is imported.
+import hashlib
 import json
 import shlex
 import sys
@@ -74,3 +75,20 @@ def reports():
 def more(base):
     """Memory that grows with each retry."""
     return lambda wildcards, attempt: base * attempt
+
+
+def stages(wildcards):
+    """What the report shows, in the recipe's order."""
+    nodes = recipes.recipe_nodes(CONFIG, wildcards.recipe, int(wildcards.seed))
+    return [
+        {
+            "step": n.name,
+            "method": n.settings.method,
+            "folder": n.folder,
+            "kind": n.kind,
+            "manifest": f"{ROOT}/{n.file}",
+            "metrics": f"{ROOT}/{n.folder}/{n.kind}.metrics.json" if n.scored else None,
+            "benchmark": f"logs/benchmark/{ROOT}/{n.folder}/{n.settings.method}.tsv",
+        }
+        for n in nodes
+    ]

@@ -24,23 +24,6 @@ rule evaluate:
         " {params.compute} --out {output} --threads {threads} > {log} 2>&1"
 
 
-def stages(wildcards):
-    """What the report shows, in the recipe's order."""
-    nodes = recipes.recipe_nodes(CONFIG, wildcards.recipe, int(wildcards.seed))
-    return [
-        {
-            "step": n.name,
-            "method": n.settings.method,
-            "folder": n.folder,
-            "kind": n.kind,
-            "manifest": f"{ROOT}/{n.file}",
-            "metrics": f"{ROOT}/{n.folder}/{n.kind}.metrics.json" if n.scored else None,
-            "benchmark": f"logs/benchmark/{ROOT}/{n.folder}/{n.settings.method}.tsv",
-        }
-        for n in nodes
-    ]
-
-
 rule page:
     """The report of one recipe and seed: one HTML file."""
     input:
@@ -69,6 +52,7 @@ rule page:
         evaluate=CONFIG.evaluate.model_dump_json(),
         show=CONFIG.report.images,
         code=code("report"),
+        template=hashlib.sha256((Path(workflow.basedir) / "pipeline/core/report.html.j2").read_bytes()).hexdigest()[:16],
     shell:
         "python -m pipeline.report --recipe {wildcards.recipe} --seed {wildcards.seed} --images {input.images}"
         " --stages {params.stages:q} --evaluate {params.evaluate:q} --show {params.show} --out {output}"
