@@ -5,7 +5,7 @@
     python benchmarks/chain.py tables
 
 `collect` reads metrics artifacts that exist and says which are missing; rows of other data sets stay. One row per
-recipe, stage, split and seed: recipe, stage, split, seed, data, threshold, miou, miou_labelled, coverage, seconds, commit.
+recipe, stage, split and seed, with threshold, miou, miou_labelled, coverage, seconds, commit.
 `tables` rewrites what stands between the markers in docs/results/chain.md; the text around them is written by hand.
 """
 

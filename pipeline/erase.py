@@ -69,7 +69,7 @@ def stop_reason(rounds: list[dict[str, Any]], settings: Erase) -> str | None:
     if latest["loss"] > settings.stop_loss * rounds[0]["loss"]:
         return f"loss {latest['loss']:.3f} is over {settings.stop_loss} x round 1's {rounds[0]['loss']:.3f}"
     if latest["recall"] < settings.stop_recall:
-        return f"only {latest['recall']:.0%} of the tags are still recognised"
+        return f"only {latest['recall']:.0%} of the images are still recognised"
     if latest.get("mined", 1.0) < settings.stop_mined:
         return f"the round mined {latest['mined']:.1%} of the image area"
     return None

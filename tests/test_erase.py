@@ -83,7 +83,7 @@ def test_stop_rule() -> None:
     assert reason(loss=0.2) is None
     assert "loss 0.210 is over 2.0 x round 1's 0.100" in str(reason(loss=0.21))
     assert reason(recall=0.6) is None
-    assert "only 59% of the tags" in str(reason(recall=0.59))
+    assert "only 59% of the images" in str(reason(recall=0.59))
     assert reason(mined=0.02) is None
     assert "mined 1.9% of the image area" in str(reason(mined=0.019))
     assert erase.stop_reason([first, {"loss": 0.1, "recall": 1.0}], settings) is None, "before anything is mined"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,11 @@ def test_a_dry_run_of_100_recipes_takes_seconds(tmp_path: Path) -> None:
         "steps": {f"cam{i}": {"method": "cam", "grid": 1 + i} for i in range(100)},
     }
     (where / "many.yaml").write_text(yaml.safe_dump(overlay))
-    started = time.monotonic()
-    said = snakemake(where, "-n", "--quiet", "all", "--configfile", "many.yaml", tiny=False)
-    assert time.monotonic() - started < 20, said  # the bound on an idle machine is 3 s; test machines are shared
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    snakemake(where, "-n", "--quiet", "all", "--configfile", "many.yaml", tiny=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime - before.ru_utime
+    assert spent < 12, f"{spent:.1f} s of CPU time"  # 4.7 s when written, for 1,105 jobs that share little
 
 
 def test_report_and_every_artifact_are_there(done: Path) -> None:

@@ -101,11 +101,12 @@ def activation(
 def recall(
     model: Classifier, image: Callable[[int], np.ndarray], images: Artifact, rows: np.ndarray, job: Job
 ) -> float:
-    """Share of the images' tags whose score is above zero: how much the classifier still recognises."""
+    """Share of the images whose best-scoring class is one of their tags: how much is still recognised."""
     tags, hits, count = data.image_tags(images), 0, 0
     for i in rows:
-        with train.autocast(job.device, job.precision):
-            scores = model(data.to_tensor(image(int(i)))[None].to(job.device))[0].cpu().numpy()
-        hits += int((scores[tags[i]] > 0).sum())
-        count += int(tags[i].sum())
+        if tags[i].any():
+            with train.autocast(job.device, job.precision):
+                scores = model(data.to_tensor(image(int(i)))[None].to(job.device))[0].cpu().numpy()
+            hits += bool(tags[i][scores.argmax()])
+            count += 1
     return hits / max(count, 1)

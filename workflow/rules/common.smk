@@ -3,6 +3,7 @@ import hashlib
 import json
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
@@ -36,22 +37,24 @@ def made_by(method):
     return f"{ROOT}/{{folder,(.+/)?({steps})}}/{METHODS[method].makes}.json"
 
 
-def node(wildcards):
+@cache
+def node(folder):
     try:
-        return recipes.node_of(CONFIG, wildcards.folder)
+        return recipes.node_of(CONFIG, folder)
     except ConfigError as error:
-        raise WorkflowError(f"{ROOT}/{wildcards.folder}: {error}") from None
+        raise WorkflowError(f"{ROOT}/{folder}: {error}") from None
 
 
 def inputs(wildcards):
     """kind → manifest, for everything the step takes."""
-    found = {kind: f"{ROOT}/{source.file}" for kind, source in node(wildcards).inputs.items()}
-    return found | ({"images": IMAGES} if "images" in node(wildcards).settings.takes else {})
+    step = node(wildcards.folder)
+    found = {kind: f"{ROOT}/{source.file}" for kind, source in step.inputs.items()}
+    return found | ({"images": IMAGES} if "images" in step.settings.takes else {})
 
 
 def flags(wildcards, input):
     """The command line after `python -m pipeline.<stage>`, but for output and threads."""
-    step = node(wildcards)
+    step = node(wildcards.folder)
     parts = [f"--{kind} {shlex.quote(str(path))}" for kind, path in input.items()]
     parts.append(f"--settings {shlex.quote(step.settings.model_dump_json())}")
     parts.append(f"--seed {CONFIG.seeds[0] if step.seed is None else step.seed}")
@@ -77,9 +80,16 @@ def more(base):
     return lambda wildcards, attempt: base * attempt
 
 
+@cache
+def planned(recipe, seed):
+    try:
+        return recipes.recipe_nodes(CONFIG, recipe, seed)
+    except (ConfigError, KeyError) as error:
+        raise WorkflowError(f"recipe {recipe}: {error}") from None
+
+
 def stages(wildcards):
     """What the report shows, in the recipe's order."""
-    nodes = recipes.recipe_nodes(CONFIG, wildcards.recipe, int(wildcards.seed))
     return [
         {
             "step": n.name,
@@ -90,5 +100,5 @@ def stages(wildcards):
             "metrics": f"{ROOT}/{n.folder}/{n.kind}.metrics.json" if n.scored else None,
             "benchmark": f"logs/benchmark/{ROOT}/{n.folder}/{n.settings.method}.tsv",
         }
-        for n in nodes
+        for n in planned(wildcards.recipe, int(wildcards.seed))
     ]
