@@ -269,7 +269,7 @@ def test_the_rounds_statistics(rounds: Rounds) -> None:
         new += int((first == 2).any(0).sum())
         area += first[0].size
     entry = second.meta["rounds"][1]
-    assert entry == {"loss": 1.5, "recall": 1.0, "mined": pytest.approx(new / area, abs=1e-4), "stop": ""}
+    assert entry == {"loss": 1.5, "recall": 0.5, "mined": pytest.approx(new / area, abs=1e-4), "stop": ""}
     assert second.read("curve_loss").tolist() == [9, 1.5]
 
 

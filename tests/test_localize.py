@@ -113,12 +113,13 @@ def test_order_of_classes_is_kept() -> None:
     np.testing.assert_array_equal(maps_of(rgb, [3, 1]), maps_of(rgb, [1, 2, 3])[[2, 0]])
 
 
-def test_recall_is_the_share_of_tags_with_a_positive_score(tmp_path: Path) -> None:
+def test_recall_is_the_share_of_images_whose_best_class_is_a_tag(tmp_path: Path) -> None:
     pictures = [scene(32, 32, {1: (0, 0, 9, 9)}), scene(32, 32, {2: (0, 0, 9, 9)}), scene(32, 32, {})]
-    images = planted.images(tmp_path / "i.json", pictures, np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    images = planted.images(tmp_path / "i.json", pictures, np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]]))
     job = planted.job(Classify(), tmp_path / "c.json", {"images": images})
-    rows = np.arange(3)
     model = colour_detector()
-    assert localize.recall(model, pictures.__getitem__, images, rows, job) == pytest.approx(2 / 3)
-    assert localize.recall(model, lambda i: pictures[2], images, rows, job) == 0
-    assert localize.recall(model, pictures.__getitem__, images, rows[2:], job) == 0
+    assert localize.recall(model, pictures.__getitem__, images, np.arange(3), job) == 0.5, "untagged ones do not count"
+    assert localize.recall(model, pictures.__getitem__, images, np.array([0]), job) == 1
+    assert localize.recall(model, pictures.__getitem__, images, np.array([1]), job) == 0
+    assert localize.recall(model, pictures.__getitem__, images, np.array([2]), job) == 0
+

@@ -184,7 +184,7 @@ class Erase(Classify):
     scales: tuple[float, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1)
     flip: bool = True
     stop_loss: float = Field(2.0, gt=1, description="stop when the loss plateau exceeds this times round 1's")
-    stop_recall: float = Field(0.6, ge=0, le=1, description="stop when fewer images still have a tag as their best-scoring class")
+    stop_recall: float = Field(0.6, ge=0, le=1, description="stop when fewer images have a tag as their best class")
     stop_mined: float = Field(0.02, ge=0, le=1, description="stop when a round mines less new area than this")
 
 
