@@ -122,4 +122,3 @@ def test_recall_is_the_share_of_images_whose_best_class_is_a_tag(tmp_path: Path)
     assert localize.recall(model, pictures.__getitem__, images, np.array([0]), job) == 1
     assert localize.recall(model, pictures.__getitem__, images, np.array([1]), job) == 0
     assert localize.recall(model, pictures.__getitem__, images, np.array([2]), job) == 0
-
