@@ -52,10 +52,13 @@ def inputs(wildcards):
     return found | ({"images": IMAGES} if "images" in step.settings.takes else {})
 
 
-def flags(wildcards, input):
-    """The command line after `python -m pipeline.<stage>`, but for output and threads."""
+def flags(wildcards):
+    """The command line after `python -m pipeline.<stage>`, but for output and threads.
+
+    It takes wildcards alone: Snakemake does not rerun a job for a changed parameter that was derived from its input.
+    """
     step = node(wildcards.folder)
-    parts = [f"--{kind} {shlex.quote(str(path))}" for kind, path in input.items()]
+    parts = [f"--{kind} {shlex.quote(path)}" for kind, path in inputs(wildcards).items()]
     parts.append(f"--settings {shlex.quote(step.settings.model_dump_json())}")
     parts.append(f"--seed {CONFIG.seeds[0] if step.seed is None else step.seed}")
     return " ".join([*parts, compute()])
