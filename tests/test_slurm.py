@@ -35,11 +35,15 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_profile_runs_jobs_on_slurm(cluster: dict[str, str], tmp_path: Path) -> None:
     """From photographs to class activation maps: CPU and GPU partitions, threads, memory and logs as the rules ask."""
-    where = checkout(tmp_path / "clone") if (tmp_path / "clone").mkdir() is None else tmp_path
+    (tmp_path / "clone").mkdir()
+    where = checkout(tmp_path / "clone")
     target = "results/tiny/seed0/random/classify/cam/seeds.json"
     words = [sys.executable, "-m", "snakemake", "--nocolor", "--profile", "slurm"]
     words += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"]
-    words += ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--set-threads", "classify=2", "--", target]
+    words += ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--set-threads"]
+    words += [f"{rule}=2" for rule in ("random", "classify", "cam")]
+    words += ["--set-resources", "classify:runtime=30", "cam:runtime=30"]  # the throwaway partitions allow two hours
+    words += ["--", target]
     cluster["PYTHONPATH"] = str(where)
     dry = subprocess.run([*words[:-2], "-n", "--", target], cwd=where, env=cluster, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stdout + dry.stderr

@@ -21,6 +21,7 @@ except ConfigError as error:
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 IMAGES = f"{ROOT}/images.json"
+THREADS = 8  # of a job, at most --cores; a profile's set-threads changes it rule by rule
 
 
 wildcard_constraints:

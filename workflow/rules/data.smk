@@ -32,7 +32,7 @@ rule saliency:
         f"logs/benchmark/{ROOT}/{{folder}}/saliency.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(4000),
         runtime=240,

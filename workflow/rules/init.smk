@@ -10,7 +10,7 @@ rule imagenet:
         f"logs/benchmark/{ROOT}/{{folder}}/imagenet.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(2000),
         runtime=30,
@@ -33,7 +33,7 @@ rule random:
         f"logs/benchmark/{ROOT}/{{folder}}/random.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(2000),
         runtime=30,
@@ -56,7 +56,7 @@ rule proxy:
         f"logs/benchmark/{ROOT}/{{folder}}/proxy.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(8000),
         runtime=1440,

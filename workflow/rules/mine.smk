@@ -10,7 +10,7 @@ rule classify:
         f"logs/benchmark/{ROOT}/{{folder}}/classify.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(8000),
         runtime=720,
@@ -34,7 +34,7 @@ rule cam:
         f"logs/benchmark/{ROOT}/{{folder}}/cam.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(4000),
         runtime=240,
@@ -58,7 +58,7 @@ rule erase:
         f"logs/benchmark/{ROOT}/{{folder}}/erase.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(8000),
         runtime=960,

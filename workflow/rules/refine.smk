@@ -10,7 +10,7 @@ rule crf:
         f"logs/benchmark/{ROOT}/{{folder}}/crf.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(4000),
         runtime=240,
@@ -33,7 +33,7 @@ rule masks:
         f"logs/benchmark/{ROOT}/{{folder}}/masks.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(2000),
         runtime=60,
@@ -56,7 +56,7 @@ rule relabel:
         f"logs/benchmark/{ROOT}/{{folder}}/relabel.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(6000),
         runtime=480,

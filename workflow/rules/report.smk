@@ -11,7 +11,7 @@ rule evaluate:
         f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(4000),
         runtime=240,
@@ -43,7 +43,7 @@ rule page:
         f"logs/benchmark/{ROOT}/report/{{recipe}}-seed{{seed}}.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(4000),
         runtime=60,

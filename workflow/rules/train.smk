@@ -10,7 +10,7 @@ rule segment:
         f"logs/benchmark/{ROOT}/{{folder}}/segment.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(8000),
         runtime=1440,

@@ -10,7 +10,7 @@ rule patches:
         f"logs/benchmark/{ROOT}/{{folder}}/patches.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(2000),
         runtime=120,
@@ -33,7 +33,7 @@ rule triplet:
         f"logs/benchmark/{ROOT}/{{folder}}/triplet.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 4
+    threads: THREADS
     resources:
         mem_mb=more(8000),
         runtime=720,
