@@ -42,7 +42,6 @@ def test_the_profile_runs_jobs_on_slurm(cluster: dict[str, str], tmp_path: Path)
     words += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"]
     words += ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--set-threads"]
     words += [f"{rule}=2" for rule in ("random", "classify", "cam")]
-    words += ["--set-resources", "classify:runtime=30", "cam:runtime=30"]  # the throwaway partitions allow two hours
     words += ["--", target]
     cluster["PYTHONPATH"] = str(where)
     dry = subprocess.run([*words[:-2], "-n", "--", target], cwd=where, env=cluster, capture_output=True, text=True)
