@@ -12,13 +12,12 @@ core.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from pipeline.core import cli, data, store
+from pipeline.core import cli, data
 from pipeline.core.config import Crf
 from pipeline.core.densecrf import dense_crf, over_processes
+from pipeline.core.labels import write_labels
 
 
 def claims(first: np.ndarray, scores: np.ndarray, mined: bool, settings: Crf) -> np.ndarray:
@@ -91,34 +90,20 @@ def label_image(
 def run(job: cli.Job) -> None:
     settings: Crf = job.settings
     images, seeds, saliency = job.images, job.inputs["seeds"], job.inputs.get("saliency")
-    side, grid, mined = images["rgb"].shape[1], seeds.meta["grid"], len(seeds.meta["rounds"]) > 1
+    grid, mined = seeds.meta["grid"], len(seeds.meta["rounds"]) > 1
 
     def label(i: int) -> np.ndarray:
-        rgb, out = data.image(images, i), np.full((side, side), data.VOID, np.uint8)
+        rgb = data.image(images, i)
         h, w = rgb.shape[:2]
         classes = np.asarray(seeds["classes"][i])
         classes = classes[classes != data.VOID]
         if not len(classes):  # an image known to hold none of the classes
-            out[:h, :w] = 0
-            return out
+            return np.zeros((h, w), np.uint8)
         first, scores = (data.from_grid(seeds[name][i, : len(classes)], grid, h, w) for name in ("first", "scores"))
         salient = None if saliency is None else np.asarray(saliency["saliency"][i, :h, :w]).astype(np.float32) / 255
-        out[:h, :w] = label_image(rgb, classes, first, scores, salient, mined, settings)
-        return out
+        return label_image(rgb, classes, first, scores, salient, mined, settings)
 
-    def compute(rows: list[int]) -> Iterator[store.Row]:
-        for labels in over_processes(label, rows, job.threads):
-            yield {"labels": labels, "covered": np.array(True)}
-
-    store.write_rows(
-        job.out,
-        job.header,
-        {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
-        data.only_split(images, "train", store.row_keys(job.header, job.inputs)),
-        compute,
-        meta={"classes": data.class_names(images)},
-        axes="image, row, column",
-    )
+    write_labels(job, data.split(images, "train"), lambda rows: over_processes(label, rows, job.threads))
 
 
 if __name__ == "__main__":

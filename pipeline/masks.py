@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core import cli, data, store
+from pipeline.core import cli, data
 from pipeline.core.config import Masks
+from pipeline.core.labels import write_labels
 
 
 def balanced_draw(tags: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -42,32 +43,19 @@ def balanced_draw(tags: np.ndarray, candidates: np.ndarray, count: int, rng: np.
 def run(job: cli.Job) -> None:
     settings: Masks = job.settings
     images = job.images
-    side = images["rgb"].shape[1]
     rows = data.split(images, "train")
     candidates = rows[images.read("has_mask")[rows]]
     if not len(candidates):
         raise cli.InputError(f"{images.path}: no image of split train has a mask; the masks step needs some")
     count = max(1, round(settings.fraction * len(candidates)))
-    chosen = set(balanced_draw(data.image_tags(images), candidates, count, np.random.default_rng(job.seed)).tolist())
+    chosen = balanced_draw(data.image_tags(images), candidates, count, np.random.default_rng(job.seed))
     print(f"{len(chosen)} of {len(candidates)} true masks used", flush=True)
 
-    def compute(indices: list[int]) -> Iterator[store.Row]:
+    def label(indices: list[int]) -> Iterator[np.ndarray]:
         for i in indices:
-            h, w = images["size"][i]
-            labels = np.full((side, side), data.VOID, np.uint8)
-            labels[:h, :w] = data.resize_nearest(data.true_mask(images, i), h, w)
-            yield {"labels": labels, "covered": np.array(True)}
+            yield data.resize_nearest(data.true_mask(images, i), *images["size"][i])
 
-    keys = store.row_keys(job.header, job.inputs)
-    store.write_rows(
-        job.out,
-        job.header,
-        {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
-        [key if i in chosen else None for i, key in enumerate(keys)],
-        compute,
-        meta={"classes": data.class_names(images), "used": len(chosen), "available": len(candidates)},
-        axes="image, row, column",
-    )
+    write_labels(job, chosen, label, used=len(chosen), available=len(candidates))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core import cli, data, store
+from pipeline.core import cli, data
 from pipeline.core.config import Relabel
 from pipeline.core.densecrf import DeepLabKernels, dense_crf, over_processes
 from pipeline.core.inference import probabilities
+from pipeline.core.labels import write_labels
 from pipeline.core.models import load_segmenter
 
 
@@ -32,7 +33,7 @@ def run(job: cli.Job) -> None:
     settings: Relabel = job.settings
     images, artifact = job.images, job.inputs["model"]
     model = load_segmenter(artifact).to(job.device)
-    tags, side, classes = data.image_tags(images), images["rgb"].shape[1], len(data.class_names(images))
+    tags, classes = data.image_tags(images), len(data.class_names(images))
 
     def possible(i: int) -> np.ndarray:
         return np.concatenate([[0], np.flatnonzero(tags[i]) + 1]) if settings.tags else np.arange(classes)
@@ -52,25 +53,15 @@ def run(job: cli.Job) -> None:
         )[possible(i)]
         return i, scores / scores.sum(0).clip(1e-6)
 
-    def compute(rows: list[int]) -> Iterator[store.Row]:
+    def label(rows: list[int]) -> Iterator[np.ndarray]:
         # A few at a time: the network uses all cores for one image, the CRF one core for each.
         for start in range(0, len(rows), 16):
             chunk = [predict(i) for i in rows[start : start + 16]]
             refined = over_processes(refine, chunk, job.threads if settings.crf else 1)
             for (i, _), scores in zip(chunk, refined, strict=True):
-                labels = np.full((side, side), data.VOID, np.uint8)
-                labels[: scores.shape[1], : scores.shape[2]] = decide(scores, possible(i), settings)
-                yield {"labels": labels, "covered": np.array(True)}
+                yield decide(scores, possible(i), settings)
 
-    store.write_rows(
-        job.out,
-        job.header,
-        {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
-        data.only_split(images, "train", store.row_keys(job.header, job.inputs)),
-        compute,
-        meta={"classes": data.class_names(images)},
-        axes="image, row, column",
-    )
+    write_labels(job, data.split(images, "train"), label)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,16 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         assert recipe_nodes(config, name, 0)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_settings_for_the_demo_do_not_leak_into_other_data(path: Path) -> None:
+    """config.yaml is always read first: a shipped configuration sets again what it set for each step that it uses."""
+    demo, other = (yaml.safe_load(text.read_text()) for text in (ROOT / "config.yaml", path))
+    used = {step for recipe in other["recipes"].values() for step in recipe} | set(other["steps"])
+    for name in used & set(demo["steps"]):
+        missing = set(demo["steps"][name]) - {"method", "refine"} - set(other["steps"].get(name, {}))
+        assert not missing, f"{path.name}, steps.{name}: {sorted(missing)} would come from config.yaml"
+
+
 def load_chain():
     spec = importlib.util.spec_from_file_location("chain", ROOT / "benchmarks" / "chain.py")
     module = importlib.util.module_from_spec(spec)
