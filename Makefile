@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Idle threads sleep instead of spinning, which on few or shared cores is many times faster.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint format clean
 

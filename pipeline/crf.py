@@ -16,8 +16,9 @@ import numpy as np
 
 from pipeline.core import cli, data
 from pipeline.core.config import Crf
-from pipeline.core.densecrf import dense_crf, over_processes
+from pipeline.core.densecrf import dense_crf
 from pipeline.core.labels import write_labels
+from pipeline.core.processes import over_processes
 
 
 def claims(first: np.ndarray, scores: np.ndarray, mined: bool, settings: Crf) -> np.ndarray:

@@ -21,6 +21,8 @@ import zarr
 
 from pipeline.core import cli, data, localize, store
 from pipeline.core.config import Erase
+from pipeline.core.models import for_inference
+from pipeline.core.processes import over_processes
 
 
 def mine(scores: np.ndarray, settings: Erase) -> np.ndarray:
@@ -96,7 +98,7 @@ def run(job: cli.Job) -> None:
         return np.where(region(i)[..., None], fill, data.image(images, i))
 
     model, curves, _ = localize.fit_classifier(job, erased=region)
-    model.to(job.device)
+    model = for_inference(model, job.device)
     number = len(rounds) + 1
     sample = rows[:: max(1, len(rows) // 200)]
     entry: dict[str, Any] = {
@@ -109,24 +111,23 @@ def run(job: cli.Job) -> None:
     if entry["stop"]:
         return pass_on(job, rounds, curves)
 
-    def compute(indices: list[int]) -> Iterator[store.Row]:
-        for i in indices:
-            first, best = mined_region(seeds, i, images["size"][i], settings)
-            classes = np.asarray(slots[i])
-            present = classes[classes != data.VOID]
-            if len(present):
-                maps = localize.activation(model, erased(i), present, settings, grid, job.device, job.precision)
-                fresh = np.zeros_like(best)
-                fresh[: len(present)] = maps
-                # What is erased cannot be mined again; a response there comes from the patch's surroundings.
-                fresh[:, first.any(0)] = 0
-                first = np.where((first == 0) & mine(fresh, settings), number, first)
-                best = np.maximum(best, fresh)
-            row = {"classes": classes}
-            for name, value in (("scores", best), ("first", first)):
-                row[name] = np.zeros(seeds[name].shape[1:], seeds[name].dtype)
-                row[name][:, : value.shape[1], : value.shape[2]] = value
-            yield row
+    def mine_image(i: int) -> store.Row:
+        first, best = mined_region(seeds, i, images["size"][i], settings)
+        classes = np.asarray(slots[i])
+        present = classes[classes != data.VOID]
+        if len(present):
+            maps = localize.activation(model, erased(i), present, settings, grid, job.device, job.precision)
+            fresh = np.zeros_like(best)
+            fresh[: len(present)] = maps
+            # What is erased cannot be mined again; a response there comes from the patch's surroundings.
+            fresh[:, first.any(0)] = 0
+            first = np.where((first == 0) & mine(fresh, settings), number, first)
+            best = np.maximum(best, fresh)
+        row = {"classes": classes}
+        for name, value in (("scores", best), ("first", first)):
+            row[name] = np.zeros(seeds[name].shape[1:], seeds[name].dtype)
+            row[name][:, : value.shape[1], : value.shape[2]] = value
+        return row
 
     def statistics(group: zarr.Group) -> dict[str, Any]:
         new, area = 0, 0
@@ -139,7 +140,7 @@ def run(job: cli.Job) -> None:
         entry["stop"] = stop_reason(rounds, settings) or ""  # too little mined: kept, but no further round
         return {"grid": grid, "classes": data.class_names(images), "rounds": rounds}
 
-    write(job, compute, statistics, curves)
+    write(job, lambda rows: over_processes(mine_image, rows, job.images_at_once), statistics, curves)
 
 
 def pass_on(job: cli.Job, rounds: list[dict[str, Any]], curves: dict[str, np.ndarray]) -> None:

@@ -20,10 +20,11 @@ from pydantic import TypeAdapter
 
 from pipeline.core import cli, data, recipe, store
 from pipeline.core.config import Evaluate
-from pipeline.core.densecrf import DeepLabKernels, dense_crf, over_processes
+from pipeline.core.densecrf import DeepLabKernels, dense_crf
 from pipeline.core.inference import probabilities
 from pipeline.core.metrics import confusion, miou
-from pipeline.core.models import load_segmenter
+from pipeline.core.models import for_inference, load_segmenter
+from pipeline.core.processes import over_processes
 
 SPLIT = {"seeds": "score", "labels": "score", "model": "val"}
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
@@ -95,7 +96,7 @@ def labels_counter(images: store.Artifact, labels: store.Artifact) -> Count:
 def model_counter(
     images: store.Artifact, model: store.Artifact, settings: Evaluate, device: str, precision: str
 ) -> Count:
-    net, classes = load_segmenter(model).to(device), len(data.class_names(images))
+    net, classes = for_inference(load_segmenter(model), device), len(data.class_names(images))
 
     def count(i: int) -> np.ndarray:
         rgb, truth = data.image(images, i), data.true_mask(images, i)
@@ -160,7 +161,8 @@ def run(args: argparse.Namespace) -> None:
         rows = rows[scored.read("covered")[rows]]
         count = labels_counter(images, scored)
     else:
-        count, processes = model_counter(images, scored, settings, device, precision), 1
+        count = model_counter(images, scored, settings, device, precision)
+        processes = cli.images_at_once(device, args.threads)
     classes = len(data.class_names(images))
     matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), classes, classes + 1), np.int64)
     meta = {"classes": data.class_names(images), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from pipeline.core import cli, show, store
 from pipeline.core.densecrf import DeepLabKernels, dense_crf
 from pipeline.core.inference import label_map, probabilities, reduced
-from pipeline.core.models import load_segmenter
+from pipeline.core.models import for_inference, load_segmenter
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 RECORD = "predict.json"
@@ -109,7 +109,7 @@ def masks_of(args: argparse.Namespace, artifact: store.Artifact) -> Callable[[np
     """The function (photograph, possible class ids) → label map uint8 at the photograph's size."""
     device = cli.pick_device(args.device)
     precision = cli.pick_precision(args.precision, device)
-    model = load_segmenter(artifact).to(device)
+    model = for_inference(load_segmenter(artifact), device)
 
     def mask(rgb: np.ndarray, possible: np.ndarray) -> np.ndarray:
         small = reduced(rgb, args.max_side or None)

@@ -105,9 +105,9 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> 
 
 
 def read_source(data: Data) -> Source:
-    if data.format == "voc":
-        return sources.voc(data.voc)
-    return sources.folder(data.folder) if data.format == "folder" else demo_source(data.demo)
+    read = {"voc": lambda: sources.voc(data.voc), "folder": lambda: sources.folder(data.folder)}
+    source = read.get(data.format, lambda: demo_source(data.demo))()
+    return sources.thin(source, data.share) if data.share < 1 and source.splits else source
 
 
 def demo_source(settings: Demo) -> Source:

@@ -14,10 +14,11 @@ import numpy as np
 
 from pipeline.core import cli, data
 from pipeline.core.config import Relabel
-from pipeline.core.densecrf import DeepLabKernels, dense_crf, over_processes
+from pipeline.core.densecrf import DeepLabKernels, dense_crf
 from pipeline.core.inference import probabilities
 from pipeline.core.labels import write_labels
-from pipeline.core.models import load_segmenter
+from pipeline.core.models import for_inference, load_segmenter
+from pipeline.core.processes import over_processes
 
 
 def decide(scores: np.ndarray, ids: np.ndarray, settings: Relabel) -> np.ndarray:
@@ -32,15 +33,15 @@ def decide(scores: np.ndarray, ids: np.ndarray, settings: Relabel) -> np.ndarray
 def run(job: cli.Job) -> None:
     settings: Relabel = job.settings
     images, artifact = job.images, job.inputs["model"]
-    model = load_segmenter(artifact).to(job.device)
+    model = for_inference(load_segmenter(artifact), job.device)
     tags, classes = data.image_tags(images), len(data.class_names(images))
 
     def possible(i: int) -> np.ndarray:
         return np.concatenate([[0], np.flatnonzero(tags[i]) + 1]) if settings.tags else np.arange(classes)
 
-    def refine(item: tuple[int, np.ndarray]) -> np.ndarray:
+    def refine(item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
         i, scores = item
-        return dense_crf(data.image(images, i), scores, DeepLabKernels()) if settings.crf else scores
+        return i, dense_crf(data.image(images, i), scores, DeepLabKernels()) if settings.crf else scores
 
     def predict(i: int) -> tuple[int, np.ndarray]:
         scores = probabilities(
@@ -54,11 +55,10 @@ def run(job: cli.Job) -> None:
         return i, scores / scores.sum(0).clip(1e-6)
 
     def label(rows: list[int]) -> Iterator[np.ndarray]:
-        # A few at a time: the network uses all cores for one image, the CRF one core for each.
+        # A few at a time: on a GPU the network comes first, then the CRF on all cores.
         for start in range(0, len(rows), 16):
-            chunk = [predict(i) for i in rows[start : start + 16]]
-            refined = over_processes(refine, chunk, job.threads if settings.crf else 1)
-            for (i, _), scores in zip(chunk, refined, strict=True):
+            predicted = over_processes(predict, rows[start : start + 16], job.images_at_once)
+            for i, scores in over_processes(refine, predicted, job.threads if settings.crf else 1):
                 yield decide(scores, possible(i), settings)
 
     write_labels(job, data.split(images, "train"), label)

@@ -25,7 +25,7 @@ from pipeline.core.densecrf import DeepLabKernels, dense_crf
 from pipeline.core.gallery import Album, contact_sheet, spread, thumbnail_side
 from pipeline.core.inference import probabilities
 from pipeline.core.ladder import Score, Stage, read_stages, scores_of, used_threshold
-from pipeline.core.models import load_backbone, load_segmenter
+from pipeline.core.models import for_inference, load_backbone, load_segmenter
 
 PATCHES = 300  # in an embedding map
 TEMPLATE = Path(__file__).parent / "core" / "report.html.j2"
@@ -70,7 +70,7 @@ def predictor(
     images: store.Artifact, stage: Stage, settings: Evaluate, device: str, precision: str
 ) -> Callable[[int], np.ndarray]:
     """Row → label map of a model, made as its scores were: same scales, mirror images and CRF."""
-    model = load_segmenter(stage.artifact).to(device)
+    model = for_inference(load_segmenter(stage.artifact), device)
 
     def predict(i: int) -> np.ndarray:
         rgb = data.image(images, i)

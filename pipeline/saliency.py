@@ -32,7 +32,7 @@ from skimage.segmentation import slic
 
 from pipeline.core import cli, data, inference, store
 from pipeline.core.config import Saliency
-from pipeline.core.densecrf import over_processes
+from pipeline.core.processes import over_processes
 
 U8 = NDArray[np.uint8]
 Int = NDArray[np.int64]

@@ -14,7 +14,7 @@ from pipeline.core import store
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
-ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {**os.environ, "GOMP_SPINCOUNT": "500", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def command(stage: str, *args: object) -> list[str]:

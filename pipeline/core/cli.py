@@ -42,6 +42,11 @@ class Job:
         return self.inputs["images"]
 
     @property
+    def images_at_once(self) -> int:
+        """Processes for a network that looks at single photographs."""
+        return images_at_once(self.device, self.threads)
+
+    @property
     def part(self) -> Path:
         """Scratch folder; gone once the artifact is complete."""
         return store.part_of(self.out)
@@ -169,6 +174,11 @@ def pick_precision(name: str, device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f32"
     native = any(getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("avx512_bf16", "amx_tile"))
     return "bf16" if native else "f32"
+
+
+def images_at_once(device: str, threads: int) -> int:
+    """Processes for a network that looks at single photographs: on a CPU one for each core."""
+    return threads if device == "cpu" else 1
 
 
 def limit_threads(threads: int) -> None:

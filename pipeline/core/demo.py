@@ -244,12 +244,16 @@ def ground(h: int, w: int, rng: Rng) -> Floats:
 
 
 def places(h: int, w: int, rng: Rng) -> list[tuple[Point, float]]:
-    """Places (y, x) and scales of one to three creatures, none of which hides another."""
+    """Places (y, x) and scales of one to three creatures, none of which hides another.
+
+    Half of them may be cut by the picture's edge, which saliency takes for a sign of background.
+    """
     found: list[tuple[Point, float]] = []
     count = int(rng.choice((1, 2, 3), p=(0.4, 0.45, 0.15)))
     for _ in range(40 * count):
         scale = math.sqrt(h * w) * rng.uniform(0.34, 0.45) / (1, 1.35, 1.65)[count - 1]
-        y, x = (rng.uniform(min(0.85 * scale, side / 2), max(side - 0.85 * scale, side / 2)) for side in (h, w))
+        inset = scale * rng.choice((0.85, 0.2))
+        y, x = (rng.uniform(min(inset, side / 2), max(side - inset, side / 2)) for side in (h, w))
         if all(math.hypot(y - b, x - a) > 0.8 * (scale + other) for (b, a), other in found):
             found.append(((y, x), scale))
     return found[:count]

@@ -1,15 +1,12 @@
-"""Dense CRF (Krähenbühl & Koltun 2011) through pydensecrf, and a process pool to run it over many images.
+"""Dense CRF (Krähenbühl & Koltun 2011) through pydensecrf.
 
-pydensecrf holds the interpreter lock, so images are spread over processes.
+pydensecrf holds the interpreter lock, so images are spread over processes (core/processes.py).
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -65,30 +62,3 @@ def dense_crf(rgb: np.ndarray, probabilities: np.ndarray, kernels: Kernels) -> n
         compat=kernels.bilateral_compat,
     )
     return np.array(model.inference(kernels.iterations), np.float32).reshape(classes, height, width)
-
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-_work: Callable | None = None
-
-
-def _call(item: Item) -> object:
-    return _work(item)  # type: ignore[misc]
-
-
-def _one_thread() -> None:
-    """A process is one core's share; and torch's thread pool does not survive a fork, so none may be asked for."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
-def over_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
-    """work(item) for every item, in order, over forked processes (which inherit `work` and all it refers to)."""
-    items = list(items)
-    if processes <= 1 or len(items) < 2:
-        yield from map(work, items)
-        return
-    global _work
-    _work = work
-    with get_context("fork").Pool(min(processes, len(items)), _one_thread) as pool:
-        yield from pool.imap(_call, items, chunksize=max(1, len(items) // (4 * processes)))  # type: ignore[misc]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.core.store import Artifact
 
@@ -138,7 +140,8 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel_size[0] > 1 and x.device.type == "cpu" and torch.is_grad_enabled():
+        wide, trained = self.kernel_size[0] > 1, torch.is_grad_enabled()
+        if wide and trained and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return self._convolve(x.float())
         return self._convolve(x)
@@ -369,3 +372,20 @@ def load_segmenter(artifact: Artifact) -> Segmenter:
     model = Segmenter(net, meta["head"], len(meta["classes"]), meta["width"], meta["stride"])
     model.load_state_dict(unpack(artifact))
     return model.eval()
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def for_inference(model: Model, device: str) -> Model:
+    """The same network on this device, in eval mode and with each BatchNorm folded into the convolution before it.
+
+    Changes the model given. The results differ by rounding alone.
+    """
+    for module in list(model.eval().modules()):
+        children = list(module.named_children())
+        for (first, conv), (second, norm) in pairwise(children):  # in these networks one follows the other
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, first, fuse_conv_bn_eval(conv, norm))
+                setattr(module, second, nn.Identity())
+    return model.to(device)

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlparse
 from xml.etree import ElementTree
@@ -134,6 +134,24 @@ def fill_splits(given: Lists, ids: list[str], settings: Folder) -> dict[str, lis
             splits[split] = [name for name in ids if name not in taken]
     splits.setdefault("score", splits["train"])
     return splits
+
+
+def thin(source: Source, share: float) -> Source:
+    """The same data set with a share of its training images, and all of those that a list of its own scores.
+
+    A photograph stays or goes by its name alone, as in `fill_splits`.
+    """
+    limit = int(share * 2**64).to_bytes(8, "big")
+    scored = source.splits["score"]
+    keep = set() if scored == source.splits["train"] else set(scored)
+    train = [
+        name
+        for name in source.splits["train"]
+        if name in keep or hashlib.sha256(f"share {name}".encode()).digest() < limit
+    ]
+    splits = {**source.splits, "train": train, "score": scored if keep else train}
+    left = {*splits["train"], *splits["val"]}
+    return replace(source, splits=splits, pictures=[picture for picture in source.pictures if picture.id in left])
 
 
 def _assemble(

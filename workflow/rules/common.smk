@@ -1,6 +1,7 @@
 # Thin bridge to pipeline.core.recipe: nothing here decides anything, and nothing heavy is imported.
 import hashlib
 import json
+import os
 import shlex
 import sys
 from functools import cache
@@ -21,6 +22,7 @@ except ConfigError as error:
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 IMAGES = f"{ROOT}/images.json"
+os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
 THREADS = 8  # of a job, at most --cores; a profile's set-threads changes it rule by rule
 
 
