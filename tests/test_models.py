@@ -30,6 +30,7 @@ from pipeline.core.models import (
     SameConv2d,
     Segmenter,
     backbone,
+    for_inference,
     load_backbone,
     load_classifier,
     load_segmenter,
@@ -436,6 +437,32 @@ def test_networks_survive_an_artifact(tmp_path: Path) -> None:
             one, other = made.eval()(x), loaded(x)
             assert torch.equal(one[-1], other[-1])
     assert not cases[0][1].training
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
+def test_networks_for_inference_have_no_batchnorm_and_answer_the_same(name: str) -> None:
+    x = picture(0, 64, 80)
+    model = Segmenter(lively(backbone(name, 16)), "deeplabv3+", 3, 8, 16).eval()
+    with torch.no_grad():
+        expected = model(x)
+        folded = for_inference(model, "cpu")
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_wide_kernels_train_in_float32_where_autocast_is_on() -> None:
+    seen: list[tuple[bool, torch.dtype]] = []
+    model = backbone("efficientnet_lite0", 16).train()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda layer, _, y: seen.append((layer.kernel_size[0] > 1, y.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(picture(0, 64, 64))
+        assert set(seen) == {(True, torch.float32), (False, torch.bfloat16)}
+        seen.clear()
+        with torch.no_grad():
+            model(picture(0, 64, 64))
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
 
 
 def test_random_weights_follow_their_seed(tmp_path: Path) -> None:

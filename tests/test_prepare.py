@@ -188,6 +188,22 @@ def test_a_missing_list_is_what_the_other_leaves(tmp_path: Path, out: Path) -> N
     assert split(images, "score").tolist() == [1, 0]
 
 
+def test_a_share_of_the_training_images(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", count=44)
+    half = made(of_folder(root, share=0.5), out)
+    names = lambda images, name: np.array(store.decode_text(images.read("id")))[split(images, name)].tolist()  # noqa: E731
+    train = names(half, "train")
+    assert 10 <= len(train) <= 30
+    assert names(half, "score") == train
+    assert len(names(half, "val")) == 4
+    # A smaller share is part of a larger one, and what a list of its own scores stays whole.
+    write_lines(root / "splits/score.txt", ["a00", "a01", "a02"])
+    less = made(of_folder(root, share=0.2), out.with_name("less.json"))
+    assert set(names(less, "train")) <= {*train, "a00", "a01", "a02"}
+    assert names(less, "score") == ["a00", "a01", "a02"]
+    assert {"a00", "a01", "a02"} <= set(names(less, "train"))
+
+
 @pytest.mark.parametrize("tags", ["xml", "csv", "masks"])
 def test_voc(tmp_path: Path, out: Path, tags: str) -> None:
     images = made(of_voc(make_voc(tmp_path / "VOC"), voc={"tags": tags}), out)
