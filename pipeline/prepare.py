@@ -94,11 +94,19 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> 
     train = [name for name in source.splits["train"] if name in pictures]
     for name in train:
         if tags.get(name) == set():
-            yield f"{pictures[name].image}: no class in {place}; tag it or remove it from the training list"
+            remedy = "tag it, remove it from the training list, or set data.untagged: drop"
+            yield f"{pictures[name].image}: no class in {place}; {remedy}"
     counts = Counter(number for name in train for number in tags.get(name, ()))
     for number, name in enumerate(classes.names[1:], 1):
         if not counts[number] and name in classes.known:
             yield f"class '{name}': no training image has this tag; add some, or leave it out with data.classes"
+
+
+def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
+    """The data set without the training images that have no tag."""
+    train, score = ([name for name in source.splits[split] if tags.get(name)] for split in ("train", "score"))
+    print(f"{len(source.splits['train']) - len(train)} training photographs without a tag left out", flush=True)
+    return sources.with_train(source, train, score)
 
 
 # ---------------------------------------------------------------------------------------------------------- story
@@ -138,7 +146,7 @@ def shorten(problems: list[str]) -> list[str]:
 
 def header_of(data: Data, source: Source, keys: Mapping[str, bytes]) -> store.Header:
     """Where files lie and what the data set is called stay out: they do not change what is in them."""
-    keep = {"format", "max_side", "classes", "other", data.format}
+    keep = {"format", "max_side", "classes", "other", "untagged", data.format}
     away: Any = {data.format: {"root", "download", "url"}}
     settings = data.model_dump(mode="json", include=keep, exclude=away)
     files = hashlib.sha256(repr((list(keys.items()), sorted(source.splits.items()))).encode()).hexdigest()[:32]
@@ -172,6 +180,8 @@ def prepare(data: Data, out: Path) -> None:
         return
     reusable = store.reusable_keys(out)
     sizes = look(source, classes, tags, lambda picture: keys[picture.id] in reusable)
+    if data.untagged == "drop":
+        source = without_untagged(source, tags)
     problems += untagged(source, classes, tags)
     refuse(data, problems)
     write(data, source, classes, tags, sizes, keys, header, out)

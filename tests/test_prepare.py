@@ -204,6 +204,21 @@ def test_a_share_of_the_training_images(tmp_path: Path, out: Path) -> None:
     assert {"a00", "a01", "a02"} <= set(names(less, "train"))
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_training_images_without_a_tag_can_be_dropped(tmp_path: Path, out: Path, masks: bool) -> None:
+    root = make_folder(tmp_path / "d", masks=masks)
+    if masks:
+        (root / "tags.csv").unlink()
+    settings = {"classes": ["ant", "cow"], "other": "background"}
+    with pytest.raises(cli.InputError, match=r"a01.*data\.untagged: drop"):
+        made(of_folder(root, **settings), out)
+    images = made(of_folder(root, untagged="drop", **settings), out)
+    names = store.decode_text(images.read("id"))
+    assert [names[i] for i in split(images, "train")] == ["a00", "a02", "a03", "a05", "a06"]
+    assert split(images, "score").tolist() == split(images, "train").tolist()
+    assert len(split(images, "val")) == 4, "validation keeps images that hold none of the classes"
+
+
 @pytest.mark.parametrize("tags", ["xml", "csv", "masks"])
 def test_voc(tmp_path: Path, out: Path, tags: str) -> None:
     images = made(of_voc(make_voc(tmp_path / "VOC"), voc={"tags": tags}), out)

@@ -62,6 +62,9 @@ class Data(Settings):
     other: Literal["error", "background", "void"] = Field(
         "error", description="what a mask value of a class not kept becomes; error: refuse the data set"
     )
+    untagged: Literal["error", "drop"] = Field(
+        "error", description="training images without a tag, as classes leave some: refuse the data set, or drop them"
+    )
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
     )

@@ -149,8 +149,13 @@ def thin(source: Source, share: float) -> Source:
         for name in source.splits["train"]
         if name in keep or hashlib.sha256(f"share {name}".encode()).digest() < limit
     ]
-    splits = {**source.splits, "train": train, "score": scored if keep else train}
-    left = {*splits["train"], *splits["val"]}
+    return with_train(source, train, scored if keep else train)
+
+
+def with_train(source: Source, train: list[str], score: list[str]) -> Source:
+    """The same data set with these lists, and no pictures but theirs and the validation list's."""
+    splits = {**source.splits, "train": train, "score": score}
+    left = {*train, *splits["val"]}
     return replace(source, splits=splits, pictures=[picture for picture in source.pictures if picture.id in left])
 
 
