@@ -46,11 +46,12 @@ def seed_labels(claimed: np.ndarray, scores: np.ndarray, background: np.ndarray,
 def unary(labels: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, settings: Crf) -> np.ndarray:
     """Probabilities for the CRF, float32 [T+1,h,w]: `certainty` for seeded pixels, soft evidence for open ones.
 
-    An open pixel is foreground as far as it is salient (without saliency: as far as its best score says), shared among
-    tags by their scores.
+    An open pixel is foreground as far as its best score and its saliency say, half each (without saliency: as its
+    score says), shared among tags by their scores.
     """
     slots = len(scores) + 1
-    foreground = np.clip(scores.max(0) if saliency is None else saliency, 0.05, 0.95)
+    evidence = scores.max(0) if saliency is None else (scores.max(0) + saliency) / 2
+    foreground = np.clip(evidence, 0.05, 0.95)
     share = scores + 0.1
     soft = np.concatenate([1 - foreground[None], foreground * share / share.sum(0)]).astype(np.float32)
     hard = np.full_like(soft, (1 - settings.certainty) / max(slots - 1, 1))

@@ -201,20 +201,20 @@ class Crf(Step):
     seeded: ClassVar[bool] = False
     method: Literal["crf"] = "crf"
     refine: Literal["crf", "argmax"] = Field("crf", description="argmax: the same rules without the CRF")
-    foreground: float = Field(0.2, gt=0, lt=1, description="scores above are foreground (CAM seeds; AE has regions)")
+    foreground: float = Field(0.4, gt=0, lt=1, description="scores above are foreground (CAM seeds; AE has regions)")
     background: float = Field(
-        0.04, ge=0, le=1, description="saliency below is background; 0.04 suits rbd (see docs/methods.md)"
+        0.08, ge=0, le=1, description="saliency below is background; 0.08 suits rbd (see docs/methods.md)"
     )
     conflicts: bool = Field(True, description="AE-PSL: pixels that two classes claim become 255")
     low_saliency: bool = Field(True, description="AE-PSL: low-saliency pixels inside mined regions become 255")
-    certainty: float = Field(0.7, gt=0.5, lt=1, description="probability given to a seed's label in the unary")
+    certainty: float = Field(0.8, gt=0.5, lt=1, description="probability given to a seed's label in the unary")
     keep: float = Field(0.0, ge=0, lt=1, description="after the CRF, pixels less certain than this become 255")
     iterations: int = Field(10, ge=1)
     sxy: float = Field(3.0, description="Gaussian kernel: pixels")
     compat: float = 3.0
-    bilateral_sxy: float = Field(80.0, description="bilateral kernel: pixels")
-    bilateral_srgb: float = Field(13.0, description="bilateral kernel: grey levels")
-    bilateral_compat: float = 10.0
+    bilateral_sxy: float = Field(80.0, description="bilateral kernel: pixels; 80 suits 500 px, less for smaller images")
+    bilateral_srgb: float = Field(8.0, description="bilateral kernel: grey levels")
+    bilateral_compat: float = 7.0
 
 
 class Masks(Step):
