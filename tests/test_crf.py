@@ -64,7 +64,7 @@ def test_the_unary_is_a_distribution_and_seeds_lead_it(with_saliency: bool) -> N
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
     for k in range(3):
         np.testing.assert_allclose(found[k][labels == k], 0.8)
-    evidence, unsettled = saliency if with_saliency else scores.max(0), labels < 0
+    evidence, unsettled = (scores.max(0) + saliency) / 2 if with_saliency else scores.max(0), labels < 0
     np.testing.assert_allclose(found[0][unsettled], 1 - evidence.clip(0.05, 0.95)[unsettled], atol=1e-6)
     better = scores[0] > scores[1]
     assert (found[1] > found[2])[unsettled & better].all()

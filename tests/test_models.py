@@ -439,6 +439,14 @@ def test_networks_survive_an_artifact(tmp_path: Path) -> None:
     assert not cases[0][1].training
 
 
+def test_largefov_over_vgg16_adds_the_score_layer_alone() -> None:
+    head = Segmenter(backbone("vgg16", 8), "largefov", 3, 128, 8).head
+    assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == {
+        "score.weight": (3, 1024, 1, 1),
+        "score.bias": (3,),
+    }
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_networks_for_inference_have_no_batchnorm_and_answer_the_same(name: str) -> None:
     x = picture(0, 64, 80)

@@ -259,14 +259,19 @@ def _cbr(cin: int, cout: int, kernel: int, dilation: int = 1) -> nn.Sequential:
 
 
 class LargeFov(nn.Module):
-    """DeepLab-LargeFOV's classifier: 3x3 dilated, 1x1, 1x1 (Chen et al. 2015, arXiv 1412.7062)."""
+    """DeepLab-LargeFOV's classifier: 3x3 dilated, 1x1, 1x1 (Chen et al. 2015, arXiv 1412.7062).
 
-    def __init__(self, channels: Sequence[int], classes: int, width: int, stride: int):
+    vgg16 brings the first two itself (fc6 and fc7), so only the last is added to it.
+    """
+
+    def __init__(self, trunk: Backbone, classes: int, width: int, stride: int):
         super().__init__()
-        fov = {8: 12, 16: 6, 32: 3}[stride]
-        self.layers = nn.Sequential(
-            _cbr(channels[-1], width, 3, fov), nn.Dropout2d(0.5), _cbr(width, width, 1), nn.Dropout2d(0.5)
-        )
+        fov, deep = {8: 12, 16: 6, 32: 3}[stride], trunk.channels[-1]
+        self.layers = nn.Sequential()
+        if trunk.name == "vgg16":
+            width = deep
+        else:
+            self.layers.extend([_cbr(deep, width, 3, fov), nn.Dropout2d(0.5), _cbr(width, width, 1), nn.Dropout2d(0.5)])
         self.score = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -276,15 +281,15 @@ class LargeFov(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """ASPP with image pooling, and a decoder that takes up stage 2 (Chen et al. 2018, arXiv 1802.02611)."""
 
-    def __init__(self, channels: Sequence[int], classes: int, width: int, stride: int):
+    def __init__(self, trunk: Backbone, classes: int, width: int, stride: int):
         super().__init__()
         rates = [max(1, rate * 16 // stride) for rate in (6, 12, 18)]
-        deep = channels[-1]
+        deep = trunk.channels[-1]
         self.branches = nn.ModuleList([_cbr(deep, width, 1), *(_cbr(deep, width, 3, rate) for rate in rates)])
         # No BatchNorm on the pooled branch: it has one value per image, and batches may be small.
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deep, width, 1), nn.ReLU(True))
         self.project = nn.Sequential(_cbr(5 * width, width, 1), nn.Dropout2d(0.1))
-        self.low = _cbr(channels[1], 48, 1)
+        self.low = _cbr(trunk.channels[1], 48, 1)
         self.fuse = nn.Sequential(_cbr(width + 48, width, 3), _cbr(width, width, 3))
         self.score = nn.Conv2d(width, classes, 1)
 
@@ -305,7 +310,7 @@ class Segmenter(nn.Module):
     def __init__(self, trunk: Backbone, head: str, classes: int, width: int, stride: int):
         super().__init__()
         self.trunk = trunk
-        self.head = HEADS[head](trunk.channels, classes, width, stride)
+        self.head = HEADS[head](trunk, classes, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
