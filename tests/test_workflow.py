@@ -124,7 +124,7 @@ def test_a_line_of_erase_reruns_erasing_and_what_follows(done: Path) -> None:
 
 
 def test_a_setting_reruns_its_step_and_what_follows(done: Path) -> None:
-    found = edited(done, "config.yaml", "background: 0.04", "background: 0.05")
+    found = edited(done, "config.yaml", "background: 0.08            #", "background: 0.05            #")
     assert set(found) == {"crf", "patches", "triplet", "segment", "evaluate", "page"}
 
 

@@ -1,0 +1,41 @@
+"""Do class activation maps in bf16 agree with those in float32? One trained classifier, both precisions.
+
+    python benchmarks/precision.py results/voc_mini/images.json results/voc_mini/seed0/imagenet/classify/classifier.json
+
+Prints the mean difference of the maps (in [0,1]) and the share of cells that fall on the same side of a threshold.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.core import data, localize, models, store
+from pipeline.core.config import Cam
+
+
+def main(images_path: str, classifier_path: str, count: int = 100) -> None:
+    images = store.Artifact(Path(images_path), "images")
+    model = models.for_inference(models.load_classifier(store.Artifact(Path(classifier_path), "classifier")), "cpu")
+    slots, settings = data.tag_slots(images), Cam(scales=(1.0, 0.5, 1.5))
+    maps: dict[str, list[np.ndarray]] = {"f32": [], "bf16": []}
+    for i in data.split(images, "train")[:count]:
+        classes = slots[i][slots[i] != data.VOID]
+        for precision, found in maps.items():
+            found.append(
+                localize.activation(model, data.image(images, i), classes, settings, 4, "cpu", precision).ravel()
+            )
+    exact, fast = (np.concatenate(found) for found in maps.values())
+    print(
+        f"{count} images: mean difference {np.abs(exact - fast).mean():.4f}, largest {np.abs(exact - fast).max():.3f}"
+    )
+    for t in (0.2, 0.4, 0.65):
+        print(f"threshold {t}: {((exact > t) == (fast > t)).mean():.2%} of the cells on the same side")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
