@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 
-from pipeline.core import cli, data, localize, store
+from pipeline.core import cli, data, localize, store, train
 from pipeline.core.config import Erase
-from pipeline.core.models import for_inference
+from pipeline.core.models import Classifier, for_inference
 from pipeline.core.processes import over_processes
 
 
@@ -56,6 +57,19 @@ def mined_region(seeds: store.Artifact, i: int, size: Sequence[int], settings: E
     scores = np.asarray(seeds["scores"][i, :, :h, :w]).astype(np.float32)
     first = mine(scores, settings).astype(np.uint8) if is_cam(seeds) else np.asarray(seeds["first"][i, :, :h, :w])
     return first, scores
+
+
+@torch.no_grad()
+def recognised(model: Classifier, rgb: np.ndarray, classes: np.ndarray, settings: Erase, job: cli.Job) -> np.ndarray:
+    """Which of the classes the classifier still finds in the erased image, bool [T]: the stop rule, image by image.
+
+    Ours. The maps are scaled to their maximum, so without it a class with nothing left to find is mined all the same.
+    """
+    if not settings.recognised:
+        return np.ones(len(classes), bool)
+    with train.autocast(job.device, job.precision):
+        scores = model(data.to_tensor(rgb)[None].to(job.device))[0].float().sigmoid().cpu().numpy()
+    return np.asarray(scores[classes.astype(np.int64) - 1] >= settings.recognised)
 
 
 def is_cam(seeds: store.Artifact) -> bool:
@@ -116,9 +130,10 @@ def run(job: cli.Job) -> None:
         classes = np.asarray(slots[i])
         present = classes[classes != data.VOID]
         if len(present):
-            maps = localize.activation(model, erased(i), present, settings, grid, job.device, job.precision)
+            rgb = erased(i)
             fresh = np.zeros_like(best)
-            fresh[: len(present)] = maps
+            fresh[: len(present)] = localize.activation(model, rgb, present, settings, grid, job.device, job.precision)
+            fresh[: len(present)][~recognised(model, rgb, present, settings, job)] = 0
             # What is erased cannot be mined again; a response there comes from the patch's surroundings.
             fresh[:, first.any(0)] = 0
             first = np.where((first == 0) & mine(fresh, settings), number, first)

@@ -261,6 +261,23 @@ def test_the_classifier_sees_the_erased_image(rounds: Rounds, monkeypatch: pytes
     assert seen == ["recall", "activation", "activation"], "the image without tags needs no maps"
 
 
+def test_a_class_that_is_no_longer_recognised_is_mined_no_further(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps are scaled to their maximum, so a faint response looks like any other."""
+    usual = rounds.next(rounds.cam, "usual")
+    assert (usual["first"][:] == 2).any()
+
+    def unsure(job: cli.Job, erased: localize.Erased) -> tuple:
+        model, curves, meta = rounds.fit(job, erased)
+        model.score.weight.data *= 1e-3
+        return model, curves, meta
+
+    monkeypatch.setattr(localize, "fit_classifier", unsure)
+    np.testing.assert_array_equal(rounds.next(rounds.cam, "all", recognised=0)["first"][:], usual["first"][:])
+    assert not (rounds.next(rounds.cam, "none", recognised=0.9)["first"][:] == 2).any()
+
+
 def test_the_rounds_statistics(rounds: Rounds) -> None:
     second = rounds.next(rounds.cam, "2", loss=1.5)
     new = area = 0

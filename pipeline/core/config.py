@@ -187,6 +187,12 @@ class Erase(Classify):
     largest: float = Field(
         0.7, gt=0, le=1, description="a round that would erase more of an image raises its threshold"
     )
+    recognised: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="a class less probable in the erased image is mined no further; 0: all are",
+    )
     scales: tuple[float, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1)
     flip: bool = True
     stop_loss: float = Field(2.0, gt=1, description="stop when the loss plateau exceeds this times round 1's")
