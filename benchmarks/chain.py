@@ -111,7 +111,7 @@ def spread(values: list[float]) -> str:
 
 
 def tables(rows: list[Row]) -> str:
-    """One table per data set: a line per recipe, stage and split."""
+    """One table per data set: a line per recipe, stage and split; what recipes share stands with the first of them."""
     out = []
     for data in dict.fromkeys(row["data"] for row in rows):
         groups: dict[tuple, list[Row]] = {}
@@ -124,7 +124,12 @@ def tables(rows: list[Row]) -> str:
             "| recipe | stage | split | seeds | mIoU | mIoU, labelled pixels | coverage | threshold | seconds |",
         ]
         out.append("|---|---|---|---|---|---|---|---|---|")
+        shown: set[tuple] = set()
         for (name, stage, split), members in groups.items():
+            same = (stage, split, *((row["seed"], row["miou"], row["seconds"]) for row in members))
+            if same in shown:
+                continue
+            shown.add(same)
             cells = [spread([row[key] for row in members]) for key in ("miou", "miou_labelled", "coverage")]
             threshold = "/".join(
                 dict.fromkeys("" if row["threshold"] is None else str(row["threshold"]) for row in members)
