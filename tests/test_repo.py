@@ -29,7 +29,8 @@ def test_conda_environment_and_pyproject_agree() -> None:
 )
 def test_shipped_configurations_are_valid(path: Path) -> None:
     chain = load_chain()
-    bases = {"voc_mini": ["configs/voc2012.yaml"]}
+    voc = "configs/voc2012.yaml"
+    bases = {"voc_mini": [voc], "mix_and_match": [voc, "benchmarks/voc_mini.yaml"]}
     config = chain.load([*(ROOT / base for base in bases.get(path.stem, [])), path])
     from pipeline.core.recipe import recipe_nodes
 
