@@ -113,8 +113,13 @@ def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
 
 
 def read_source(data: Data) -> Source:
-    read = {"voc": lambda: sources.voc(data.voc), "folder": lambda: sources.folder(data.folder)}
-    source = read.get(data.format, lambda: demo_source(data.demo))()
+    match data.format:
+        case "voc":
+            source = sources.voc(data.voc)
+        case "folder":
+            source = sources.folder(data.folder)
+        case _:
+            source = demo_source(data.demo)
     return sources.thin(source, data.share) if data.share < 1 and source.splits else source
 
 

@@ -136,7 +136,7 @@ class SameConv2d(nn.Conv2d):
 
     Trained on a CPU under bf16 autocast, kernels wider than one pixel stay in float32: oneDNN's bf16 gradients of
     strided and dilated depthwise convolutions are slow (EfficientNet-Lite0 at 160 px, two cores with AVX512-BF16:
-    45 images/s this way, 28 all bf16, 31 all float32).
+    37 to 45 images/s this way, 28 all bf16, 31 to 33 all float32).
     """
 
     def forward(self, x: Tensor) -> Tensor:
