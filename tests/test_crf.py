@@ -263,3 +263,19 @@ def test_the_tag_constraint_leaves_only_the_images_own_classes(
     # Among the possible classes probabilities sum to one again: 0.25 of 0.35, 0.15 of 0.25.
     assert labels("sure", foreground=0.65) == [{2}, {255}, {0}]
     assert labels("crf", crf=True) == [{2}, {1}, {0}]
+
+
+def test_the_bilateral_kernel_grows_with_the_photograph() -> None:
+    rgb, mask = planted_picture(48)
+    chance = np.where(mask, 0.55, 0.45) + np.random.default_rng(0).uniform(-0.3, 0.3, mask.shape)
+    scores = np.stack([1 - chance, chance]).clip(0.05, 0.95).astype(np.float32)
+    kernels = Crf(compat=0, bilateral_sxy=30)
+
+    def twice(array: np.ndarray) -> np.ndarray:
+        return array.repeat(2, -2).repeat(2, -1)
+
+    small = dense_crf(rgb, scores, kernels).argmax(0)
+    large = dense_crf(twice(rgb.transpose(2, 0, 1)).transpose(1, 2, 0), twice(scores), kernels).argmax(0)
+    narrow = dense_crf(rgb, scores, Crf(compat=0, bilateral_sxy=1)).argmax(0)
+    assert (twice(small) == large).mean() > 0.98
+    assert (small != narrow).mean() > 0.05

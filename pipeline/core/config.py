@@ -218,7 +218,9 @@ class Crf(Step):
     iterations: int = Field(10, ge=1)
     sxy: float = Field(3.0, description="Gaussian kernel: pixels")
     compat: float = 3.0
-    bilateral_sxy: float = Field(80.0, description="bilateral kernel: pixels; 80 suits 500 px, less for smaller images")
+    bilateral_sxy: float = Field(
+        80.0, description="bilateral kernel: pixels of a photograph of 500 px, in proportion for others"
+    )
     bilateral_srgb: float = Field(8.0, description="bilateral kernel: grey levels")
     bilateral_compat: float = 7.0
 

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+USUAL_SIDE = 500  # pixels: the longer side of the photographs for which published kernels were chosen
+
 
 class Kernels(Protocol):
     """Kernel settings; `config.Crf` has them."""
@@ -45,6 +47,7 @@ def dense_crf(rgb: np.ndarray, probabilities: np.ndarray, kernels: Kernels) -> n
 
     rgb: uint8 [h,w,3], the raw photograph (kernel widths are in its grey levels). probabilities: [C,h,w], summing to 1;
     pass only the classes that are possible in the image: it is faster, and gives the same labels.
+    `bilateral_sxy` is meant for photographs of USUAL_SIDE, VOC's, and used in proportion to this one's longer side.
     """
     import pydensecrf.densecrf
 
@@ -56,7 +59,7 @@ def dense_crf(rgb: np.ndarray, probabilities: np.ndarray, kernels: Kernels) -> n
     model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1), np.float32))
     model.addPairwiseGaussian(sxy=kernels.sxy, compat=kernels.compat)
     model.addPairwiseBilateral(
-        sxy=kernels.bilateral_sxy,
+        sxy=kernels.bilateral_sxy * max(height, width) / USUAL_SIDE,
         srgb=kernels.bilateral_srgb,
         rgbim=np.array(rgb, np.uint8, order="C"),  # a copy: it refuses read-only arrays
         compat=kernels.bilateral_compat,
