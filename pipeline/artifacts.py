@@ -38,19 +38,23 @@ def verify(root: Path) -> None:
 
 
 def clean(root: Path) -> None:
-    """Delete manifests, stores, scratch folders, reports, and folders left empty."""
-    doomed = [path for pattern in ("*.zarr", "*.part", ".*.discarded") for path in root.rglob(pattern) if path.is_dir()]
-    for path in doomed:
+    """Delete manifests, stores, what unfinished runs left, reports, and the folders that this empties."""
+    scratch = [path for path in root.rglob("*.part") if path.is_dir() and store.is_scratch(path)]
+    begun = {store.store_of(path) for path in scratch}
+    stores = [path for path in root.rglob("*.zarr") if path in begun or store.is_store(path)]
+    discarded = list(root.rglob(".*.zarr.discarded"))
+    files = [path for path in manifests(root) if store.is_manifest(path)]
+    files += [*root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html")]
+    for path in (*scratch, *stores, *discarded):
         shutil.rmtree(path, ignore_errors=True)
-    files = [*manifests(root), *root.glob("report/*.html")]
     for path in files:
         path.unlink(missing_ok=True)
-    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
+    for path in sorted({*scratch, *stores, *files}, reverse=True):
+        folder = path.parent
+        while folder.is_relative_to(root) and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    if root.is_dir() and not any(root.iterdir()):
-        root.rmdir()
-    print(f"deleted {len(doomed)} stores and {len(files)} files below {root}")
+            folder = folder.parent
+    print(f"deleted {len(stores)} stores and {len(files)} files below {root}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -87,11 +87,14 @@ def leaks(source: Source, content: Content) -> Iterator[str]:
             yield f"{pictures[name].image} (val) is the same photograph as {pictures[twin].image} (train); remove one"
 
 
-def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> Iterator[str]:
-    """Training images without a tag, and classes without a training image."""
+def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], share: float) -> Iterator[str]:
+    """Training images without a tag, and classes without a training image. Silent where no image has any, for a cause
+    that was found already, as an unreadable tags.csv."""
     place = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
     pictures = {picture.id: picture for picture in source.pictures}
     train = [name for name in source.splits["train"] if name in pictures]
+    if source.problems and not any(tags.get(name) for name in train):
+        return
     for name in train:
         if tags.get(name) == set():
             remedy = "tag it, remove it from the training list, or set data.untagged: drop"
@@ -99,7 +102,10 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> 
     counts = Counter(number for name in train for number in tags.get(name, ()))
     for number, name in enumerate(classes.names[1:], 1):
         if not counts[number] and name in classes.known:
-            yield f"class '{name}': no training image has this tag; add some, or leave it out with data.classes"
+            remedy = "add some, or leave it out with data.classes"
+            if share < 1:
+                remedy = f"data.share {share:g} keeps {len(train)} training images; raise it, or " + remedy
+            yield f"class '{name}': no training image has this tag; {remedy}"
 
 
 def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
@@ -187,7 +193,7 @@ def prepare(data: Data, out: Path) -> None:
     sizes = look(source, classes, tags, lambda picture: keys[picture.id] in reusable)
     if data.untagged == "drop":
         source = without_untagged(source, tags)
-    problems += untagged(source, classes, tags)
+    problems += untagged(source, classes, tags, data.share)
     refuse(data, problems)
     write(data, source, classes, tags, sizes, keys, header, out)
 

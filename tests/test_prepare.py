@@ -379,6 +379,27 @@ def other_header(root: Path) -> None:
     (root / "tags.csv").write_text("file;label\na00;ant\n")
 
 
+def open_quote(root: Path) -> None:
+    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,", 'a03,"'))
+
+
+def three_columns(root: Path) -> None:
+    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,ant", "a03,ant,bee"))
+
+
+def one_class(root: Path) -> None:
+    write_lines(root / "classes.txt", ["background"])
+
+
+def empty_line_in_classes(root: Path) -> None:
+    write_lines(root / "classes.txt", ["background", "ant", "", "bee", "cow"])
+
+
+def folder_with_a_photographs_name(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    (root / "images/a00.jpg").mkdir()
+
+
 def no_class_file(root: Path) -> None:
     (root / "classes.txt").unlink()
 
@@ -420,6 +441,11 @@ def turned_photograph(root: Path) -> None:
         (no_photographs, "images: no such folder"),
         (no_tags, "tags.csv: no such file; write a header `image,tags`"),
         (other_header, "the first line is 'file;label'; `image,tags` expected"),
+        (open_quote, "tags.csv: line 5: unexpected end of data; close its quotes"),
+        (three_columns, "tags.csv: line 5: 3 columns"),
+        (one_class, "classes.txt: 1 classes; 2 to 255 expected"),
+        (empty_line_in_classes, "classes.txt: a line is empty"),
+        (folder_with_a_photographs_name, "'a00' has no photograph"),
         (no_class_file, "classes.txt: missing, so nothing says what the values in masks/ mean"),
         (doubled_class, "'ant' stands on 2 lines"),
         (background_left_out, "tags: 'ant' (4 images, the first a00) stands first in classes.txt"),
@@ -434,6 +460,17 @@ def test_single_problems(tmp_path: Path, out: Path, damage: Callable[[Path], Non
     root = make_folder(tmp_path / "d")
     damage(root)
     assert finding in refused(of_folder(root), out)
+
+
+def test_one_cause_is_one_line(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    other_header(root)
+    assert len(refused(of_folder(root), out).splitlines()) == 2
+
+
+def test_a_small_share_is_named_as_the_cause(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", count=40)
+    assert "data.share 0.05 keeps" in refused(of_folder(root, share=0.05), out)
 
 
 def test_voc_problems(tmp_path: Path, out: Path) -> None:

@@ -136,13 +136,17 @@ def test_a_second_run_computes_nothing_and_restores_the_manifest(
 def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """More than one shard of pictures, so that a kill finds some work done."""
     root = tmp_path_factory.mktemp("long")
-    made = {name: root / f"{name}.json" for name in ("images", "weights", "classifier", "seeds", "masks")}
+    kinds = ("images", "weights", "classifier", "seeds", "masks", "patches", "model")
+    made = {name: root / f"{name}.json" for name in kinds}
     stage("prepare", made["images"], demo_settings(train=store.SHARD + 16, val=2))
     stage("init", made["weights"], {"method": "random"})
     images = made["images"]
     stage("classify", made["classifier"], {**TINY, "epochs": 0.2}, images=images, weights=made["weights"])
     stage("cam", made["seeds"], {"scales": [1.0], "flip": False}, images=images, classifier=made["classifier"])
     stage("masks", made["masks"], images=images)
+    stage("patches", made["patches"], PATCHES, images=images, labels=made["masks"])
+    short = {**TINY, "epochs": 0.1, "width": 16}
+    stage("segment", made["model"], short, images=images, labels=made["masks"], weights=made["weights"])
     return made
 
 
@@ -150,6 +154,12 @@ KILLED = {
     # case: stage, settings, inputs, when to kill
     "rows": ("saliency", {"algorithm": "rbd"}, ["images"], "journal"),
     "crf": ("crf", {}, ["images", "seeds"], "journal"),
+    "cam": ("cam", {"scales": [1.0, 0.5]}, ["images", "classifier"], "journal"),
+    "relabel": ("relabel", {}, ["images", "model"], "journal"),
+    "masks": ("masks", {}, ["images"], "journal"),
+    "proxy": ("proxy", {**TINY, "epochs": 2, "pixels": 16, "hidden": 16}, ["images"], "checkpoint"),
+    "classify": ("classify", {**TINY, "epochs": 2}, ["images", "weights"], "checkpoint"),
+    "triplet": ("triplet", {**TINY, "epochs": 1, "pool": 1}, ["images", "patches", "weights"], "checkpoint"),
     "training": ("segment", {**TINY, "epochs": 2, "width": 16}, ["images", "masks", "weights"], "checkpoint"),
     "erase": ("erase", {**ERASE, "epochs": 0.2, "flip": False}, ["images", "seeds", "weights"], "journal"),
 }
@@ -207,7 +217,7 @@ def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
 
 
 def test_rows_that_did_not_change_are_not_computed_again(tmp_path: Path) -> None:
-    """Five more pictures: saliency computes five, and so does the CRF once the seeds of the others are the same."""
+    """Five more pictures: saliency computes five."""
     images, out = tmp_path / "images.json", tmp_path / "saliency.json"
     stage("prepare", images, demo_settings(train=50, val=2))
     stage("saliency", out, {"algorithm": "ft"}, images=images)

@@ -117,20 +117,33 @@ def test_equal_content_gives_equal_digests_whatever_it_was_made_from(tmp_path: P
 
 
 @pytest.mark.parametrize("table", [False, True])
-def test_verify_finds_one_flipped_byte(tmp_path: Path, table: bool) -> None:
+def test_verify_finds_a_flipped_byte_in_every_file(tmp_path: Path, table: bool) -> None:
     path = tmp_path / "x.json"
     if table:
-        store.write_table(path, header(), {"float32": np.arange(1000, dtype=np.float32)})
+        store.write_table(path, header(), {"float32": np.arange(1000, dtype=np.float32)}, {"name": "cat"})
     else:
         write(path, Compute(), count=20)
     assert store.verify(path) == []
-    chunk = max(store.store_of(path).rglob("c/*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
-    if chunk.is_dir():
-        chunk = max((p for p in chunk.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(chunk.read_bytes())
-    data[20] ^= 1
-    chunk.write_bytes(data)
-    assert store.verify(path)
+    chunks = [file for file in store.store_of(path).rglob("c/*") if file.is_file()]
+    chunks += [file for file in store.store_of(path).rglob("c/**/0") if file.is_file()]
+    flips = [(path, at) for at in range(0, path.stat().st_size, 7)]
+    flips += [(chunk, chunk.stat().st_size // 2) for chunk in set(chunks)]
+    assert len(flips) > (len(path.read_text()) // 7) + (0 if table else 3)
+    for file, at in flips:
+        data = file.read_bytes()
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert store.verify(path), f"{file} byte {at}"
+        file.write_bytes(data)
+    assert store.verify(path) == []
+
+
+def test_verify_finds_settings_that_are_not_those_of_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write(path, Compute(), count=3)
+    attributes = store.store_of(path) / "zarr.json"
+    attributes.write_text(attributes.read_text().replace('\\"a\\": 1', '\\"a\\": 2'))
+    path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
+    assert "settings" in store.verify(path)[0]
 
 
 def test_opening_the_wrong_thing_says_so(tmp_path: Path) -> None:

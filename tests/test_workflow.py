@@ -6,8 +6,11 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,13 +22,19 @@ SHIPPED = ("Snakefile", "config.yaml", "workflow", "pipeline", "configs", "envs"
 CHAIN = {"prepare", "proxy", "classify", "cam", "erase", "saliency", "crf", "patches", "triplet", "segment"}
 
 
-def snakemake(where: Path, *args: str, fails: bool = False, tiny: bool = True) -> str:
+def command(*args: str, tiny: bool = True) -> list[str]:
     config = ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--"] if tiny else ["--"]
     split = args.index("--") if "--" in args else len(args)
-    words = [sys.executable, "-m", "snakemake", "--nocolor", *args[:split], *config, *args[split + 1 :]]
-    environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(where)
-    done = subprocess.run(words, cwd=where, env=environment, capture_output=True, text=True)
+    return [sys.executable, "-m", "snakemake", "--nocolor", *args[:split], *config, *args[split + 1 :]]
+
+
+def environment(where: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where)}
+
+
+def snakemake(where: Path, *args: str, fails: bool = False, tiny: bool = True) -> str:
+    done = subprocess.run(command(*args, tiny=tiny), cwd=where, env=environment(where), capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, said[-6000:]
     return said
@@ -129,9 +138,12 @@ def test_a_setting_reruns_its_step_and_what_follows(done: Path) -> None:
 
 
 def test_an_upstream_rerun_with_the_same_result_reruns_nothing_below(done: Path) -> None:
-    target = "results/tiny/seed0/colorize/classify/classifier.json"
-    said = snakemake(done, "--cores", "2", "--force", "--", target)
-    assert "1 of 1 steps (100%) done" in said
+    target = done / "results/tiny/seed0/colorize/classify/classifier.json"
+    before = target.read_bytes()
+    shutil.rmtree(target.with_suffix(".zarr"))
+    snakemake(done, "--cores", "2", "--force", "--", str(target.relative_to(done)))
+    assert "epoch 1/" in (done / "logs" / target.relative_to(done).parent / "classify.log").read_text()
+    assert target.read_bytes() == before
     assert jobs(snakemake(done, "-n")) == {}
 
 
@@ -165,14 +177,56 @@ def test_a_flipped_byte_is_found(done: Path, tmp_path: Path) -> None:
     assert "labels.json" in said
 
 
-def test_clean_leaves_no_store_behind(done: Path, tmp_path: Path) -> None:
+def test_clean_leaves_no_store_behind_and_nothing_else_undone(done: Path, tmp_path: Path) -> None:
     where = tmp_path / "copy"
     shutil.copytree(done, where, symlinks=True)
+    root = where / "results" / "tiny"
+    foreign = [root / "notes" / "annotations.json", root / "other.zarr" / "x", root / "my.part" / "x"]
+    for file in foreign:
+        file.parent.mkdir(parents=True)
+        file.write_text('{"mine": 1}')
+    left = [root / "seed0" / "gone.part" / "shards.jsonl", root / "seed0" / "gone.zarr" / "zarr.json"]
+    left.append(root / ".images.zarr.discarded" / "zarr.json")
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    (root / "empty").mkdir()
     snakemake(where, "--cores", "1", "--", "clean")
-    assert not list(where.glob("results/**/*.zarr"))
-    assert not list(where.glob("results/**/*.json"))
+    assert {path for path in root.rglob("*") if path.is_file()} == set(foreign)
+    assert (root / "empty").is_dir() and not (root / "seed0").exists()
 
 
 def test_the_report_of_snakemake_holds_the_pages(done: Path) -> None:
     snakemake(done, "--cores", "1", "--report", "report.zip")
-    assert (done / "report.zip").stat().st_size > 50_000
+    page = (done / "results/tiny/report/card-seed0.html").read_bytes()
+    with zipfile.ZipFile(done / "report.zip") as report:
+        assert any(report.read(entry) == page for entry in report.infolist() if entry.file_size == len(page))
+
+
+def test_after_a_kill_of_snakemake_the_same_command_goes_on(done: Path, tmp_path: Path) -> None:
+    where = tmp_path / "copy"
+    shutil.copytree(done, where, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+    saliency = where / "results/tiny/saliency/saliency.json"
+    before = saliency.read_bytes()
+    saliency.unlink()
+    shutil.rmtree(saliency.with_suffix(".zarr"))
+    process = subprocess.Popen(
+        command("--cores", "2"), cwd=where, env=environment(where), start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not saliency.with_suffix(".zarr").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not saliency.exists()
+    assert "unlock" in snakemake(where, "--cores", "2", fails=True)
+    snakemake(where, "--unlock")
+    snakemake(where, "--cores", "2")
+    assert saliency.read_bytes() == before
+
+
+def test_a_bad_data_set_is_explained_on_the_terminal(done: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("data: {name: mine, format: folder, folder: {root: nowhere}}\n")
+    said = snakemake(done, "--cores", "1", "--configfile", str(overlay), fails=True, tiny=False)
+    assert "nowhere/images: no such folder; put the photographs there" in said

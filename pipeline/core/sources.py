@@ -210,7 +210,7 @@ def listing(path: Path, problems: list[str], suffixes: tuple[str, ...] = SUFFIXE
         problems.append(f"{path}: no such folder")
         return {}
     found: dict[str, Path] = {}
-    for name in sorted(entry.name for entry in os.scandir(path)):
+    for name in sorted(entry.name for entry in os.scandir(path) if not entry.is_dir()):
         suffix = os.path.splitext(name)[1].lower()
         if name.startswith(".") or suffix not in SUFFIXES + FOREIGN:
             continue
@@ -260,18 +260,24 @@ def read_tags(path: Path, problems: list[str]) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         problems.append(f"{path}: no such file; write a header `image,tags` and a line `photo1,cat dog` per image")
         return {}
-    rows = csv.reader(lines_of(path))
-    header = next(rows, [])
-    if header != ["image", "tags"]:
-        problems.append(f"{path}: the first line is '{','.join(header)}'; `image,tags` expected")
+    lines = lines_of(path)
+    if next(csv.reader(lines[:1]), []) != ["image", "tags"]:
+        problems.append(f"{path}: the first line is '{lines[0] if lines else ''}'; `image,tags` expected")
         return {}
     tags: dict[str, tuple[str, ...]] = {}
-    for row in filter(None, rows):
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            row = next(csv.reader([line], strict=True), None)
+        except csv.Error as error:
+            problems.append(f'{path}: line {number}: {error}; close its quotes, `name,"tag tag"` expected')
+            continue
+        if not row:
+            continue
         name = identity(row[0].strip())
         if name in tags:
-            problems.append(f"{path}: line {rows.line_num}: '{name}' has a line already; keep one")
+            problems.append(f"{path}: line {number}: '{name}' has a line already; keep one")
         elif len(row) != 2:
-            problems.append(f"{path}: line {rows.line_num}: {len(row)} columns; `name,tag tag` expected")
+            problems.append(f"{path}: line {number}: {len(row)} columns; `name,tag tag` expected")
         tags.setdefault(name, tuple(row[1].split()) if len(row) > 1 else ())
     return tags
 

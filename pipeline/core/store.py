@@ -19,7 +19,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from zarr.codecs import ZstdCodec
 SHARD = 64  # images per file
 DIGEST = 16  # bytes
 CODEC = ZstdCodec(level=1, checksum=True)
+SCRATCH = {"checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"}
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 
 
@@ -138,6 +139,24 @@ def store_of(manifest: Path) -> Path:
 def part_of(manifest: Path) -> Path:
     """Scratch folder of an unfinished artifact: checkpoints, journal, the store it replaces."""
     return manifest.with_suffix(".part")
+
+
+def is_store(path: Path) -> bool:
+    """Whether this folder is an artifact's store, finished or begun."""
+    return "fingerprint" in _attributes(path)
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether this folder holds nothing but what an unfinished artifact leaves."""
+    return {entry.name for entry in path.iterdir()} <= SCRATCH
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether this file is an artifact's manifest, not another JSON file."""
+    try:
+        return {"kind", "digest", "arrays"} <= json.loads(path.read_text()).keys()
+    except (AttributeError, UnicodeDecodeError, ValueError):
+        return False
 
 
 def encode_text(items: Sequence[str]) -> np.ndarray:
@@ -254,7 +273,11 @@ def write_rows(
         if name in group:
             del group[name]
         group.create_array(
-            name, data=np.ascontiguousarray(table), chunks=table.shape, config={"write_empty_chunks": True}
+            name,
+            data=np.ascontiguousarray(table),
+            chunks=table.shape,
+            compressors=CODEC,
+            config={"write_empty_chunks": True},
         )
         described[name] = _describe(table.shape, table.dtype, _sha(np.ascontiguousarray(table).tobytes()))
     del described["key"]  # says what rows were made from, not what they hold
@@ -377,29 +400,47 @@ def _discard(path: Path) -> None:
 
 
 def verify(path: Path) -> list[str]:
-    """Re-read a store against its manifest. Returns what is wrong, one line each; empty when all is well."""
+    """Re-read an artifact, manifest and store. Returns what is wrong, one line each; empty when all is well."""
     try:
         artifact = Artifact(path)
+        problems = [f"{path}: {problem}" for problem in _manifest_damage(artifact)]
+        return problems or [f"{path}: {problem}" for problem in _content_damage(artifact)]
     except ArtifactError as error:
         return [str(error)]
-    problems = []
-    rows = [name for name, about in artifact.manifest["arrays"].items() if "digest" not in about]
-    for name, about in artifact.manifest["arrays"].items():
+    except Exception as error:  # damaged bytes may fail anywhere: in the manifest's keys, in zarr, in the codecs
+        return [f"{path}: cannot be read ({type(error).__name__}: {error})"]
+
+
+def _manifest_damage(artifact: Artifact) -> Iterator[str]:
+    manifest, attributes = artifact.manifest, _attributes(store_of(artifact.path))
+    if attributes.get("manifest") != artifact.path.read_text():
+        yield "the manifest is not the one its store was finished with"
+    elif manifest["digest"] != _sha(_canonical({"arrays": manifest["arrays"], "meta": manifest["meta"]})):
+        yield "the manifest differs from its own digest"
+    elif attributes["fingerprint"] != Header(**{f.name: manifest[f.name] for f in fields(Header)}).fingerprint():
+        yield "the manifest's settings, code or parents are not those its store was made with"
+
+
+def _content_damage(artifact: Artifact) -> Iterator[str]:
+    arrays = artifact.manifest["arrays"]
+    rows = [name for name, about in arrays.items() if "digest" not in about]
+    found = False
+    for name, about in arrays.items():
+        array, problem = artifact[name], None
+        if list(array.shape) != about["shape"] or str(array.dtype) != about["dtype"]:
+            problem = f"{name} is {array.dtype} {array.shape}, the manifest says {about}"
+        elif "digest" in about and _sha(np.ascontiguousarray(array[...]).tobytes()) != about["digest"]:
+            problem = f"{name} differs from the manifest"
+        if problem:
+            found = True
+            yield problem
+    if not rows or found:
+        return
+    artifact.read("key")  # not in the manifest; its chunk has a checksum
+    for i, digest in enumerate(artifact.read("digest")):
         try:
-            array = artifact[name]
-            if list(array.shape) != about["shape"] or str(array.dtype) != about["dtype"]:
-                problems.append(f"{path}: {name} is {array.dtype} {array.shape}, the manifest says {about}")
-            elif "digest" in about and _sha(np.ascontiguousarray(array[...]).tobytes()) != about["digest"]:
-                problems.append(f"{path}: {name} differs from the manifest")
-        except Exception as error:  # a damaged chunk may fail anywhere in the codecs
-            problems.append(f"{path}: {name} cannot be read ({error})")
-    if rows and not problems:
-        digest = artifact.read("digest")
-        for i in range(len(digest)):
-            try:
-                block = {name: np.asarray(artifact[name][i])[None] for name in rows}
-                if _row_digest(block, 0) != bytes(digest[i]):
-                    problems.append(f"{path}: row {i} differs from its digest")
-            except Exception as error:
-                problems.append(f"{path}: row {i} cannot be read ({error})")
-    return problems
+            block = {name: np.asarray(artifact[name][i])[None] for name in rows}
+            if _row_digest(block, 0) != bytes(digest):
+                yield f"row {i} differs from its digest"
+        except Exception as error:
+            yield f"row {i} cannot be read ({error})"

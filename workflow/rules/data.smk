@@ -17,7 +17,7 @@ rule prepare:
         files=fingerprint(CONFIG.data),
         code=code("prepare"),
     shell:
-        "python -m pipeline.prepare --settings {params.settings:q} --out {output} > {log} 2>&1"
+        "python -m pipeline.prepare --settings {params.settings:q} --out {output} 2>&1 | tee {log}"
 
 
 rule saliency:
