@@ -16,9 +16,12 @@ from pipeline.core import cli, store
 
 
 def manifests(root: Path) -> list[Path]:
-    """Manifests below a folder, stores not searched."""
+    """Manifests below a folder, stores not searched; damaged ones too, where their store lies beside them."""
     return sorted(
-        path for path in root.rglob("*.json") if not any(part.endswith((".zarr", ".part")) for part in path.parts)
+        path
+        for path in root.rglob("*.json")
+        if not any(part.endswith((".zarr", ".part")) for part in path.relative_to(root).parts)
+        and (store.is_manifest(path) or store.is_store(store.store_of(path)))
     )
 
 
@@ -43,8 +46,7 @@ def clean(root: Path) -> None:
     begun = {store.store_of(path) for path in scratch}
     stores = [path for path in root.rglob("*.zarr") if path in begun or store.is_store(path)]
     discarded = list(root.rglob(".*.zarr.discarded"))
-    files = [path for path in manifests(root) if store.is_manifest(path)]
-    files += [*root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html")]
+    files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html")]
     for path in (*scratch, *stores, *discarded):
         shutil.rmtree(path, ignore_errors=True)
     for path in files:

@@ -48,15 +48,21 @@ def mine(scores: np.ndarray, settings: Erase) -> np.ndarray:
     return region
 
 
-def mined_region(seeds: store.Artifact, i: int, size: Sequence[int], settings: Erase) -> tuple[np.ndarray, np.ndarray]:
-    """What the seeds claim for image i: (first u8 [K,h,w], scores f32 [K,h,w]), cells of the image only.
+def scores_of(seeds: store.Artifact, i: int, size: Sequence[int]) -> np.ndarray:
+    """Scores of image i, f32 [K,h,w], cells of the image only."""
+    h, w = (-(-int(side) // seeds.meta["grid"]) for side in size)
+    return np.asarray(seeds["scores"][i, :, :h, :w]).astype(np.float32)
+
+
+def first_rounds(seeds: store.Artifact, i: int, size: Sequence[int], settings: Erase) -> np.ndarray:
+    """What the seeds claim for image i: the round that mined a cell, 0 for none, u8 [K,h,w].
 
     Plain CAM counts as round 1: its maps are thresholded here.
     """
+    if is_cam(seeds):
+        return mine(scores_of(seeds, i, size), settings).astype(np.uint8)
     h, w = (-(-int(side) // seeds.meta["grid"]) for side in size)
-    scores = np.asarray(seeds["scores"][i, :, :h, :w]).astype(np.float32)
-    first = mine(scores, settings).astype(np.uint8) if is_cam(seeds) else np.asarray(seeds["first"][i, :, :h, :w])
-    return first, scores
+    return np.asarray(seeds["first"][i, :, :h, :w])
 
 
 @torch.no_grad()
@@ -102,14 +108,20 @@ def run(job: cli.Job) -> None:
     rows, grid, slots = data.split(images, "train"), seeds.meta["grid"], seeds["classes"]
     fill = data.mean_colour(images, rows)
 
-    def region(i: int) -> np.ndarray:
+    def first_of(i: int) -> np.ndarray:
+        return first_rounds(seeds, i, images["size"][i], settings)
+
+    def pixels(first: np.ndarray, i: int) -> np.ndarray:
         """Everything mined so far in image i, all classes together, bool [h,w]."""
         h, w = images["size"][i]
-        first, _ = mined_region(seeds, i, (h, w), settings)
         return np.repeat(np.repeat(first.any(0), grid, 0), grid, 1)[:h, :w]
 
-    def erased(i: int) -> np.ndarray:
-        return np.where(region(i)[..., None], fill, data.image(images, i))
+    def region(i: int) -> np.ndarray:
+        return pixels(first_of(i), i)
+
+    def erased(i: int, first: np.ndarray | None = None) -> np.ndarray:
+        where = pixels(first_of(i) if first is None else first, i)
+        return np.where(where[..., None], fill, data.image(images, i))
 
     model, curves, _ = localize.fit_classifier(job, erased=region)
     model = for_inference(model, job.device)
@@ -126,11 +138,11 @@ def run(job: cli.Job) -> None:
         return pass_on(job, rounds, curves)
 
     def mine_image(i: int) -> store.Row:
-        first, best = mined_region(seeds, i, images["size"][i], settings)
+        first, best = first_of(i), scores_of(seeds, i, images["size"][i])
         classes = np.asarray(slots[i])
         present = classes[classes != data.VOID]
         if len(present):
-            rgb = erased(i)
+            rgb = erased(i, first)
             fresh = np.zeros_like(best)
             fresh[: len(present)] = localize.activation(model, rgb, present, settings, grid, job.device, job.precision)
             fresh[: len(present)][~recognised(model, rgb, present, settings, job)] = 0
@@ -146,9 +158,9 @@ def run(job: cli.Job) -> None:
 
     def statistics(group: zarr.Group) -> dict[str, Any]:
         new, area = 0, 0
+        first: Any = group["first"]
         for i in rows:
             h, w = (-(-int(side) // grid) for side in images["size"][int(i)])
-            first: Any = group["first"]
             new += int((first[int(i), :, :h, :w] == number).any(0).sum())
             area += h * w
         entry["mined"] = round(new / area, 4)
@@ -165,7 +177,7 @@ def pass_on(job: cli.Job, rounds: list[dict[str, Any]], curves: dict[str, np.nda
     def copy(indices: list[int]) -> Iterator[store.Row]:
         for i in indices:
             row = {name: np.asarray(seeds[name][i]) for name in ("scores", "classes", "first")}
-            first, _ = mined_region(seeds, i, job.images["size"][i], job.settings)
+            first = first_rounds(seeds, i, job.images["size"][i], job.settings)
             row["first"][:, : first.shape[1], : first.shape[2]] = first
             yield row
 

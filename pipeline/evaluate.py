@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter
 
 from pipeline.core import cli, data, recipe, store
 from pipeline.core.config import Evaluate
 from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.core.inference import probabilities
-from pipeline.core.metrics import confusion, miou
+from pipeline.core.inference import label_map, probabilities
+from pipeline.core.metrics import bands, confusion, miou
 from pipeline.core.models import for_inference, load_segmenter
 from pipeline.core.processes import over_processes
 
@@ -42,10 +41,13 @@ def at_thresholds(
 
     truth, best: uint8 [h,w]; score: f32 [h,w]; levels ascending. → int64 [T, C, C+1].
     """
-    valid = truth != data.VOID
-    bins = np.searchsorted(levels, score[valid], side="left")  # how many thresholds the score exceeds
-    flat = (truth[valid].astype(np.int64) * classes + best[valid]) * (len(levels) + 1) + bins
-    counts = np.bincount(flat, minlength=classes * classes * (len(levels) + 1)).reshape(classes, classes, -1)
+    flat_counts = np.zeros(classes * classes * (len(levels) + 1), np.int64)
+    for rows in bands(truth):
+        valid = truth[rows] != data.VOID
+        bins = np.searchsorted(levels, score[rows][valid], side="left")  # how many thresholds the score exceeds
+        flat = (truth[rows][valid].astype(np.int64) * classes + best[rows][valid]) * (len(levels) + 1) + bins
+        flat_counts += np.bincount(flat, minlength=len(flat_counts))
+    counts = flat_counts.reshape(classes, classes, -1)
     out = np.zeros((len(levels), classes, classes + 1), np.int64)
     for t in range(len(levels)):
         out[t, :, :classes] = counts[:, :, t + 1 :].sum(2)
@@ -103,9 +105,7 @@ def model_counter(
         scores = probabilities(net, rgb, scales=settings.scales, flip=settings.flip, device=device, precision=precision)
         if settings.crf:
             scores = dense_crf(rgb, scores, DeepLabKernels())
-        tensor = torch.from_numpy(np.ascontiguousarray(scores))[None]
-        full = torch.nn.functional.interpolate(tensor, truth.shape, mode="bilinear", align_corners=False)[0]
-        return confusion(truth, full.argmax(0).numpy().astype(np.uint8), classes)[None]
+        return confusion(truth, label_map(scores, *truth.shape), classes)[None]
 
     return count
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import time
@@ -122,10 +123,10 @@ def masks_of(args: argparse.Namespace, artifact: store.Artifact) -> Callable[[np
     return mask
 
 
-def check_record(out: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Refuse to mix masks of two models, or of two settings, in one folder."""
+def check_record(out: Path, record: dict[str, Any]) -> None:
+    """Refuse to mix masks of two models, of two settings or of two lists of tags in one folder."""
     path = out / RECORD
-    if path.is_file() and not overwrite:
+    if path.is_file():
         try:
             before = json.loads(path.read_text())
         except ValueError:
@@ -136,8 +137,6 @@ def check_record(out: Path, record: dict[str, Any], overwrite: bool) -> None:
                 f"{path}: the masks there were made with another {', '.join(differing)}; "
                 "choose another --out, or --overwrite to make all of them anew"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    store.write_atomic(path, json.dumps(record, indent=1) + "\n")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -157,8 +156,9 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     if args.max_side is None:
         args.max_side = artifact.meta.get("max_side", 0)
     record = {"classes": classes, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
-    record |= {"max_side": args.max_side, "tags": args.tags is not None}
-    check_record(args.out, record, args.overwrite)
+    record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
+    if not args.overwrite:
+        check_record(args.out, record)
     todo = [
         photo
         for photo in photos
@@ -171,6 +171,12 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         print(f"{untagged} photos are not in {args.tags}: every class is possible there")
     cli.limit_threads(args.threads)
     mask, failed = masks_of(args, artifact), {}
+    if args.overwrite:  # now, not one by one: a run that is stopped must not leave masks of two models behind
+        for photo in todo:
+            photo.mask.unlink(missing_ok=True)
+            photo.overlay.unlink(missing_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    store.write_atomic(args.out / RECORD, json.dumps(record, indent=1) + "\n")
     for number, photo in enumerate(todo, 1):
         started = time.monotonic()
         try:

@@ -45,7 +45,7 @@ CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger ph
 
 
 def look(
-    source: Source, classes: Classes, tags: dict[str, set[int]], known: Callable[[Picture], bool]
+    source: Source, classes: Classes, tags: dict[str, set[int]], max_side: int, known: Callable[[Picture], bool]
 ) -> dict[str, Size]:
     """Look at every picture: sizes by id; tags from masks go to `tags`, findings to source.problems.
 
@@ -56,7 +56,7 @@ def look(
     for picture in source.pictures:
         file: object = picture.image
         try:
-            sizes[picture.id] = look_at_photograph(picture, known(picture))
+            sizes[picture.id] = look_at_photograph(picture, known(picture), max_side)
             if picture.tags is None or not known(picture):
                 file = picture.mask
                 values, problems = look_at_mask(picture, sizes[picture.id], classes)
@@ -190,7 +190,7 @@ def prepare(data: Data, out: Path) -> None:
         print(f"{out}: complete already", flush=True)
         return
     reusable = store.reusable_keys(out)
-    sizes = look(source, classes, tags, lambda picture: keys[picture.id] in reusable)
+    sizes = look(source, classes, tags, data.max_side, lambda picture: keys[picture.id] in reusable)
     if data.untagged == "drop":
         source = without_untagged(source, tags)
     problems += untagged(source, classes, tags, data.share)

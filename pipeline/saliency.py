@@ -275,7 +275,7 @@ def run(job: cli.Job) -> None:
         job.out,
         job.header,
         {"saliency": ((side, side), np.uint8)},
-        store.row_keys(job.header, job.inputs),
+        data.only_split(images, "train", store.row_keys(job.header, job.inputs)),
         compute,
         axes="image, row, column",
     )

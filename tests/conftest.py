@@ -39,7 +39,7 @@ def content(manifest: Path) -> dict[str, bytes]:
     return {manifest.name: manifest.read_bytes(), **{k: v for k, v in files.items() if k != "zarr.json"}}
 
 
-TINY = {"batch": 4, "crop": 64, "epochs": 1}
+TINY = {"batch": 4, "crop": 64, "epochs": 1, "lr": 0.001, "head_lr": 1.0}
 CLASSES = {"train": 12, "val": 4}
 
 
@@ -68,6 +68,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     make("labels", "crf", images=images, seeds=made["erased"], saliency=made["saliency"])
     make("masks", "masks", {"fraction": 0.5}, images=images)
     make("patches", "patches", {"sides": [16, 48], "size": 32, "draws": 2}, images=images, labels=made["masks"])
-    make("tuned", "triplet", {**TINY, "pool": 1}, images=images, patches=made["patches"], weights=made["weights"])
+    make(
+        "tuned",
+        "triplet",
+        {"batch": 4, "epochs": 1, "pool": 1},
+        images=images,
+        patches=made["patches"],
+        weights=made["weights"],
+    )
     make("model", "segment", {**TINY, "width": 16}, images=images, labels=made["labels"], weights=made["tuned"])
     return made

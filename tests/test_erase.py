@@ -111,13 +111,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, store.Artifact]
 
 
 def test_plain_cam_counts_as_round_one(world: dict[str, store.Artifact]) -> None:
-    first, scores = erase.mined_region(world["cam"], 0, (48, 64), Erase(threshold=0.5))
+    first = erase.first_rounds(world["cam"], 0, (48, 64), Erase(threshold=0.5))
+    scores = erase.scores_of(world["cam"], 0, (48, 64))
     assert first.shape == scores.shape == (4, 12, 16)
     np.testing.assert_array_equal(first, (scores > 0).astype(np.uint8))
-    first, _ = erase.mined_region(world["mined"], 0, (48, 64), Erase(threshold=0.5))
+    first = erase.first_rounds(world["mined"], 0, (48, 64), Erase(threshold=0.5))
     assert set(np.unique(first[0])) == {0, 1}
     assert not first[1].any(), "what earlier rounds did not mine stays unmined"
-    first, _ = erase.mined_region(world["mined"], 1, (30, 42), Erase(threshold=0.5))
+    first = erase.first_rounds(world["mined"], 1, (30, 42), Erase(threshold=0.5))
     assert first.shape == (4, 8, 11)
     assert set(np.unique(first)) == {0, 2}
 
@@ -195,7 +196,7 @@ class Rounds:
         return store.Artifact(out, "seeds")
 
     def region(self, seeds: store.Artifact, i: int) -> np.ndarray:
-        return erase.mined_region(seeds, i, self.images["size"][i], self.settings)[0]
+        return erase.first_rounds(seeds, i, self.images["size"][i], self.settings)
 
 
 @pytest.fixture

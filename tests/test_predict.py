@@ -109,6 +109,21 @@ def test_what_is_there_is_skipped_unless_told(model: Path, photos: Path, tmp_pat
     assert mask_of(out / "a.png").shape == (60, 90)
 
 
+def test_an_overwrite_that_is_stopped_leaves_no_old_mask(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert call(model, photos, "--out", out) == 0
+
+    def stop(path: Path) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "read_photo", stop)
+    with pytest.raises(KeyboardInterrupt):
+        call(model, photos, "--out", out, "--overwrite")
+    assert not list(out.rglob("*.png"))
+
+
 def test_masks_of_two_kinds_do_not_mix(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -431,6 +431,10 @@ def deep_mask(root: Path) -> None:
     Image.fromarray(np.full((H, W), 1000, np.uint16)).save(root / "masks/a00.png")
 
 
+def narrow_photograph(root: Path) -> None:
+    Image.fromarray(np.zeros((40, 4000, 3), np.uint8)).save(root / "images/a00.jpg")
+
+
 def turned_photograph(root: Path) -> None:
     save_turned(root / "images/a00.jpg", photograph(0))
 
@@ -453,6 +457,7 @@ def turned_photograph(root: Path) -> None:
         (binary_masks, "all hold 0 and 255 alone"),
         (deep_photograph, "save it with 8 bits per channel"),
         (deep_mask, "values 1000"),
+        (narrow_photograph, "a00.jpg: is 4000×40, 5 px narrow at data.max_side"),
         (turned_photograph, "before its EXIF rotation"),
     ],
 )

@@ -80,6 +80,12 @@ def test_a_step_nothing_uses_is_refused() -> None:
         ({"steps": {"mine": {"epochs": 3}}}, ["steps.mine", "method", "classify"]),
         ({"run": ["crad"]}, ["crad", "card"]),
         ({"compute": {"device": "gpu"}}, ["compute.device", "gpu"]),
+        ({"steps": {"patches": {"sides": [256, 64]}}}, ["steps.patches.sides", "smaller number first", "256"]),
+        ({"steps": {"classify": {"scale": [0, 1]}}}, ["steps.classify.scale", "greater than 0"]),
+        ({"steps": {"cam": {"scales": [1.0, -1.0]}}}, ["steps.cam.scales", "greater than 0"]),
+        ({"steps": {"colorize": {"method": "proxy", "lr": -1}}}, ["steps.colorize.lr", "greater than 0"]),
+        ({"steps": {"triplet": {"crop": 64}}}, ["steps.triplet.crop", "unknown key"]),
+        ({"seeds": [-1]}, ["seeds.0", "-1"]),
     ],
 )
 def test_bad_settings_are_refused_with_key_value_and_choices(change: dict, parts: list[str]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from conftest import ENVIRONMENT, TINY, command, content, demo_settings, stage
 
 from pipeline.core import data, demo, store
@@ -33,7 +35,11 @@ CASES: dict[str, tuple[str, dict, dict[str, str]]] = {
     "argmax": ("crf", {"refine": "argmax"}, {"images": "images", "seeds": "seeds"}),
     "masks": ("masks", {"fraction": 0.5}, {"images": "images"}),
     "patches": ("patches", PATCHES, {"images": "images", "labels": "labels"}),
-    "triplet": ("triplet", {**TINY, "pool": 1}, {"images": "images", "patches": "patches", "weights": "weights"}),
+    "triplet": (
+        "triplet",
+        {"batch": 4, "epochs": 1, "pool": 1},
+        {"images": "images", "patches": "patches", "weights": "weights"},
+    ),
     "segment": ("segment", {**TINY, "width": 16}, {"images": "images", "labels": "masks", "weights": "weights"}),
     "relabel": ("relabel", {"crf": True}, {"images": "images", "model": "model"}),
 }
@@ -159,7 +165,7 @@ KILLED = {
     "masks": ("masks", {}, ["images"], "journal"),
     "proxy": ("proxy", {**TINY, "epochs": 2, "pixels": 16, "hidden": 16}, ["images"], "checkpoint"),
     "classify": ("classify", {**TINY, "epochs": 2}, ["images", "weights"], "checkpoint"),
-    "triplet": ("triplet", {**TINY, "epochs": 1, "pool": 1}, ["images", "patches", "weights"], "checkpoint"),
+    "triplet": ("triplet", {"batch": 4, "epochs": 1, "pool": 1}, ["images", "patches", "weights"], "checkpoint"),
     "training": ("segment", {**TINY, "epochs": 2, "width": 16}, ["images", "masks", "weights"], "checkpoint"),
     "erase": ("erase", {**ERASE, "epochs": 0.2, "flip": False}, ["images", "seeds", "weights"], "journal"),
 }
@@ -219,11 +225,22 @@ def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
 def test_rows_that_did_not_change_are_not_computed_again(tmp_path: Path) -> None:
     """Five more pictures: saliency computes five."""
     images, out = tmp_path / "images.json", tmp_path / "saliency.json"
-    stage("prepare", images, demo_settings(train=50, val=2))
-    stage("saliency", out, {"algorithm": "ft"}, images=images)
     stage("prepare", images, demo_settings(train=50, val=7))
+    stage("saliency", out, {"algorithm": "ft"}, images=images)
+    stage("prepare", images, demo_settings(train=55, val=2))
     said = stage("saliency", out, {"algorithm": "ft"}, images=images)
-    assert "5 of 57 images computed" in said
+    assert "5 of 55 images computed" in said
+
+
+def test_another_file_of_weights_under_the_same_name_is_noticed(tmp_path: Path) -> None:
+    file, out = tmp_path / "my.pth", tmp_path / "w.json"
+    digests = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.resnet18().state_dict(), file)
+        stage("init", out, {"method": "imagenet", "backbone": "resnet18", "file": str(file)})
+        digests.append(store.Artifact(out).digest)
+    assert digests[0] != digests[1]
 
 
 # -------------------------------------------------------------------------------------------- one image, bad input
@@ -243,7 +260,9 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
     stage("erase", made["e"], {**ERASE, "batch": 1}, images=images, seeds=made["s"], weights=made["w"])
     stage("crf", made["l"], images=images, seeds=made["e"])
     stage("patches", made["p"], PATCHES, images=images, labels=made["l"])
-    stage("triplet", made["t"], {**TINY, "pool": 1}, images=images, patches=made["p"], weights=made["w"])
+    stage(
+        "triplet", made["t"], {"batch": 4, "epochs": 1, "pool": 1}, images=images, patches=made["p"], weights=made["w"]
+    )
     stage("segment", made["m"], {**one, "width": 16}, images=images, labels=made["l"], weights=made["t"])
     assert store.verify(made["m"]) == []
 

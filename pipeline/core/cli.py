@@ -7,6 +7,7 @@ are manifests; nothing is computed when the output is already complete for the s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pipeline.core import recipe, store
-from pipeline.core.config import ConfigError, Step, parse_step
+from pipeline.core.config import ConfigError, Imagenet, Step, parse_step
 
 
 class InputError(ValueError):
@@ -149,9 +150,15 @@ def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
         code=recipe.code_digest(settings.stage),
         seed=args.seed if settings.seeded else None,
         precision=precision if settings.trains or settings.infers else None,
-        parents={role: artifact.digest for role, artifact in inputs.items()},
+        parents={role: artifact.digest for role, artifact in inputs.items()} | _file_digest(settings),
     )
     return Job(settings, inputs, args.out, header, args.seed, device, precision, args.threads, args.workers)
+
+
+def _file_digest(settings: Step) -> dict[str, str]:
+    """A local file of weights counts by its content. One that is missing is reported by the stage."""
+    file = settings.file if isinstance(settings, Imagenet) else None
+    return {"file": hashlib.sha256(file.read_bytes()).hexdigest()[:32]} if file and file.is_file() else {}
 
 
 def pick_device(name: str) -> str:

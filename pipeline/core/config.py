@@ -12,7 +12,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 Kind = Literal["images", "saliency", "weights", "classifier", "seeds", "labels", "patches", "model"]
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "efficientnet_lite0"]
@@ -20,6 +30,16 @@ BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16",
 
 class ConfigError(ValueError):
     """A configuration that cannot be run. The message names the key, what was found and what was expected."""
+
+
+def _ascending(pair: Any) -> Any:
+    if pair[0] > pair[1]:
+        raise ValueError("the smaller number first, expected")
+    return pair
+
+
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -94,17 +114,22 @@ class Training(Step):
     trains: ClassVar[bool] = True
     epochs: float = Field(10, gt=0, description="passes over the training images")
     batch: int = Field(16, ge=1)
-    crop: int = Field(224, ge=32, description="side of the square training crop, pixels")
-    scale: tuple[float, float] = Field((0.7, 1.5), description="random resize before cropping, smallest and largest")
-    jitter: float = Field(0.2, ge=0, le=1, description="random brightness and contrast, 0 = none")
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.01, gt=0, description="of pretrained layers")
-    head_lr: float = Field(10.0, gt=0, description="new layers learn this many times faster")
-    momentum: float = 0.9
+    momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["poly", "cosine", "step", "constant"] = Field("poly", description="poly: (1 - t)^0.9")
     milestones: tuple[float, ...] = Field((0.75,), description="step schedule: lr ÷ 10 at these shares of training")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of training with linearly rising lr")
+
+
+class CropTraining(Training):
+    """Training on random crops, of a network with a new head."""
+
+    crop: int = Field(224, ge=32, description="side of the square training crop, pixels")
+    scale: Range = Field((0.7, 1.5), description="random resize before cropping, smallest and largest")
+    jitter: float = Field(0.2, ge=0, le=1, description="random brightness and contrast, 0 = none")
+    head_lr: float = Field(10.0, gt=0, description="new layers learn this many times faster")
 
 
 class Imagenet(Step):
@@ -125,16 +150,16 @@ class Random(Step):
     backbone: BackboneName = "resnet18"
 
 
-class Proxy(Training):
+class Proxy(CropTraining):
     makes: ClassVar[Kind] = "weights"
     stage: ClassVar[str] = "proxy"
     method: Literal["proxy"] = "proxy"
     task: Literal["colorization", "jigsaw"] = "colorization"
     backbone: BackboneName = "resnet18"
     epochs: float = Field(20, gt=0)
-    lr: float = 0.05
-    head_lr: float = 1.0
-    warmup: float = 0.05
+    lr: float = Field(0.05, gt=0)
+    head_lr: float = Field(1.0, gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
     jitter: float = Field(0.0, ge=0, le=1)
     pixels: int = Field(256, ge=1, description="colorization: random pixels per image")
     border: int = Field(32, ge=0, description="colorization: distance of those pixels from the edge")
@@ -155,7 +180,7 @@ class Saliency(Step):
     side: int = Field(300, ge=32, description="computed at this longer side, then resized back")
 
 
-class Classify(Training):
+class Classify(CropTraining):
     takes: ClassVar[tuple[str, ...]] = ("images", "weights")
     makes: ClassVar[Kind] = "classifier"
     stage: ClassVar[str] = "classify"
@@ -170,7 +195,7 @@ class Cam(Step):
     seeded: ClassVar[bool] = False  # follows its classifier's seed
     infers: ClassVar[bool] = True
     method: Literal["cam"] = "cam"
-    scales: tuple[float, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1)
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
 
@@ -193,7 +218,7 @@ class Erase(Classify):
         lt=1,
         description="a class less probable in the erased image is mined no further; 0: all are",
     )
-    scales: tuple[float, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1)
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     stop_loss: float = Field(2.0, gt=1, description="stop when the loss plateau exceeds this times round 1's")
     stop_recall: float = Field(0.6, ge=0, le=1, description="stop when fewer images have a tag as their best class")
@@ -242,7 +267,7 @@ class Relabel(Step):
     tags: bool = Field(True, description="only the background and the image's own tags are possible")
     foreground: float = Field(0.0, ge=0, lt=1, description="less certain foreground becomes 255")
     background: float = Field(0.0, ge=0, lt=1, description="less certain background becomes 255")
-    scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    scales: Scales = (1.0,)
     flip: bool = True
     crf: bool = Field(False, description="refine the probabilities with the dense CRF first")
 
@@ -254,7 +279,9 @@ class Patches(Step):
     method: Literal["patches"] = "patches"
     per_image: int = Field(10, ge=1, description="patches of an image in one draw")
     draws: int = Field(4, ge=1, description="draws per image kept in the bank")
-    sides: tuple[int, int] = Field((64, 256), description="smallest and largest side, pixels; even")
+    sides: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)] = Field(
+        (64, 256), description="smallest and largest side, pixels; even"
+    )
     size: int = Field(128, ge=16, le=1024, description="patches are resized to this side")
     background_share: float = Field(0.1, ge=0, lt=1)
     overlap: float = Field(0.6, gt=0, le=1, description="a patch more covered by earlier ones than this is dropped")
@@ -273,10 +300,9 @@ class Triplet(Training):
     pool: int = Field(4, ge=1, description="side of the feature map that is flattened into the embedding")
     schedule: Literal["poly", "cosine", "step", "constant"] = "step"
     weight_decay: float = Field(5e-4, ge=0)
-    jitter: float = Field(0.0, ge=0, le=1)
 
 
-class Segment(Training):
+class Segment(CropTraining):
     takes: ClassVar[tuple[str, ...]] = ("images", "labels", "weights")
     makes: ClassVar[Kind] = "model"
     stage: ClassVar[str] = "segment"
@@ -312,7 +338,7 @@ METHODS: dict[str, type[Step]] = {
 
 
 class Evaluate(Settings):
-    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="of the final network")
+    scales: Scales = Field((1.0,), description="of the final network")
     flip: bool = False
     crf: bool = Field(False, description="dense CRF on the final network's predictions; recorded in the report")
     thresholds: int = Field(19, ge=1, description="seeds are scored at this many thresholds between 0 and 1")
@@ -335,7 +361,7 @@ class Config(Settings):
 
     results: Path = Field(Path("results"), description="where every artifact goes")
     data: Data = Data()
-    seeds: list[int] = Field([0], min_length=1, description="each recipe is run once per seed")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="each recipe is run once per seed")
     run: list[str] = Field(description="recipes that `snakemake` makes")
     steps: dict[str, AnyStep] = Field(default_factory=dict)
     recipes: dict[str, list[str]]
@@ -391,7 +417,11 @@ def explain(error: ValidationError, where: str) -> str:
     """Pydantic's findings, one line each: key, what is wrong, what was found."""
     lines = [f"{where}: {error.error_count()} setting(s) cannot be used"]
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if part not in METHODS or part == item["loc"][-1])
+        parts = [str(part) for part in item["loc"]]
+        tag = 2 if parts[:1] == ["steps"] else 0  # the method, which pydantic adds to a step's key
+        if parts[tag : tag + 1] and parts[tag] in METHODS:
+            del parts[tag]
+        key = ".".join(parts)
         message = item["msg"]
         if item["type"] == "extra_forbidden":
             message = "unknown key"

@@ -144,9 +144,9 @@ def jitter(rgb: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
 
 
 def mean_colour(images: Artifact, rows: np.ndarray) -> np.ndarray:
-    """Mean colour of these photographs, uint8 [3]."""
+    """Mean colour of these photographs, uint8 [3]; of every n-th where there are thousands, which agree closely."""
     total, pixels = np.zeros(3), 0
-    for i in rows:
+    for i in rows[:: max(1, len(rows) // 1000)]:
         rgb = image(images, int(i))
         total += rgb.sum((0, 1), dtype=np.float64)
         pixels += rgb.shape[0] * rgb.shape[1]

@@ -73,7 +73,6 @@ def costs(stages: Sequence[Stage]) -> dict[str, Any]:
 def protocol(images: store.Artifact, stages: Sequence[Stage], seed: int, evaluate: Evaluate) -> list[tuple[str, str]]:
     """What one must know to read the numbers."""
     meta, has_mask = images.meta, images.read("has_mask")
-    source = images.manifest["settings"]
     counts = []
     for name, what in (("train", "trained on"), ("score", "label quality"), ("val", "final network")):
         rows = data.split(images, name)
@@ -87,7 +86,7 @@ def protocol(images: store.Artifact, stages: Sequence[Stage], seed: int, evaluat
     ]
     scales = " ".join(f"{scale:g}" for scale in evaluate.scales)
     return [
-        ("data set", " · ".join(str(x) for x in (source.get("name"), meta.get("format")) if x)),
+        ("data set", " · ".join(str(x) for x in (images.path.parent.name, meta.get("format")) if x)),
         ("images", f"{len(has_mask)}, longer side at most {images['rgb'].shape[1]} px; scored at original size"),
         ("splits", "; ".join(counts)),
         ("tags from", str(meta.get("tags_from", "not recorded"))),

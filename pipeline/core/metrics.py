@@ -7,6 +7,8 @@ per image.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from pipeline.core.data import VOID
@@ -16,15 +18,24 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
     """Two label maps of one shape (uint8, 255 = void/unlabelled) → int64 [classes, classes + 1]."""
     if true.shape != predicted.shape:
         raise ValueError(f"true labels are {true.shape}, predictions {predicted.shape}")
-    valid = true != VOID
-    truth = true[valid].astype(np.int64)
-    guess = predicted[valid].astype(np.int64)
-    labelled = guess != VOID
-    largest = max(truth.max(initial=0), guess.max(initial=0, where=labelled))
-    if largest >= classes:
-        raise ValueError(f"labels up to {largest} found, {classes} classes expected")
-    guess[~labelled] = classes
-    return np.bincount(truth * (classes + 1) + guess, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    counts = np.zeros(classes * (classes + 1), np.int64)
+    for rows in bands(true):
+        valid = true[rows] != VOID
+        truth = true[rows][valid].astype(np.int64)
+        guess = predicted[rows][valid].astype(np.int64)
+        labelled = guess != VOID
+        largest = max(truth.max(initial=0), guess.max(initial=0, where=labelled))
+        if largest >= classes:
+            raise ValueError(f"labels up to {largest} found, {classes} classes expected")
+        guess[~labelled] = classes
+        counts += np.bincount(truth * (classes + 1) + guess, minlength=len(counts))
+    return counts.reshape(classes, classes + 1)
+
+
+def bands(array: np.ndarray) -> Iterator[slice]:
+    """Rows of an image, about a million pixels at a time: 64-bit copies of 12 megapixels would take hundreds of MB."""
+    height = max(1, 2**20 // max(1, array.shape[1]))
+    return (slice(top, top + height) for top in range(0, array.shape[0], height))
 
 
 def per_class_iou(matrix: np.ndarray, unlabelled: str = "background") -> np.ndarray:

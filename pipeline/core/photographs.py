@@ -21,6 +21,7 @@ from pipeline.core.data import VOID
 from pipeline.core.sources import Picture, Source
 from pipeline.core.store import DIGEST
 
+NARROWEST = 16  # pixels of the shorter side, once reduced: below it there is nothing to compute saliency or maps on
 REFUSED = -1  # a mask value that means nothing here
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
@@ -133,7 +134,7 @@ def read_mask(picture: Picture) -> np.ndarray | None:
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
 
 
-def look_at_photograph(picture: Picture, known: bool) -> Size:
+def look_at_photograph(picture: Picture, known: bool, max_side: int) -> Size:
     """Its upright size; unless known, after decoding all of it."""
     if isinstance(picture.image, tuple):
         height, width = compose(*picture.image)[1].shape
@@ -145,6 +146,11 @@ def look_at_photograph(picture: Picture, known: bool) -> Size:
                 raise Unusable(f"has {image.mode} pixels; save it with 8 bits per channel")
             image.draft("RGB", (1, 1))  # JPEG: all bytes are read, few pixels computed
             image.load()
+    left = min(size) * min(1, max_side / max(size))
+    if left < NARROWEST:
+        raise Unusable(
+            f"is {_by(size)}, {left:.0f} px narrow at data.max_side {max_side}; {NARROWEST} expected, crop it"
+        )
     return size
 
 

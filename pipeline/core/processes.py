@@ -41,4 +41,4 @@ def over_processes(work: Callable[[Item], Result], items: Iterable[Item], proces
     _work = work
     processes = min(processes, len(items))
     with ProcessPoolExecutor(processes, get_context("fork"), _one_thread) as pool:
-        yield from pool.map(_call, items, chunksize=max(1, len(items) // (4 * processes)))  # type: ignore[misc]
+        yield from pool.map(_call, items, chunksize=min(8, max(1, len(items) // (4 * processes))))  # type: ignore[misc]

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from pipeline.core.cli import Job
-from pipeline.core.config import Training
+from pipeline.core.config import CropTraining, Training
 from pipeline.core.data import Cut, Sample
 
 Losses = dict[str, torch.Tensor]
@@ -189,7 +189,8 @@ def _optimizer(model: nn.Module, settings: Training, heads: list[nn.Parameter]) 
     new = {id(parameter) for parameter in heads}
     slow = [p for p in model.parameters() if p.requires_grad and id(p) not in new]
     fast = [p for p in heads if p.requires_grad]
-    groups = [{"params": slow, "base": settings.lr}, {"params": fast, "base": settings.lr * settings.head_lr}]
+    faster = settings.head_lr if isinstance(settings, CropTraining) else 1.0
+    groups = [{"params": slow, "base": settings.lr}, {"params": fast, "base": settings.lr * faster}]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -197,7 +198,6 @@ def _optimizer(model: nn.Module, settings: Training, heads: list[nn.Parameter]) 
             settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
         )
     return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
 

@@ -1,7 +1,7 @@
 rule imagenet:
     """Weights pretrained on ImageNet."""
     input:
-        unpack(inputs),
+        lambda w: node(w.folder).settings.file or [],
     output:
         made_by("imagenet"),
     log:
