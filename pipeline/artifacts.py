@@ -12,7 +12,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pipeline.core import cli, store
+from pipeline.core import cli, integrity, store
 
 
 def manifests(root: Path) -> list[Path]:
@@ -21,7 +21,7 @@ def manifests(root: Path) -> list[Path]:
         path
         for path in root.rglob("*.json")
         if not any(part.endswith((".zarr", ".part")) for part in path.relative_to(root).parts)
-        and (store.is_manifest(path) or store.is_store(store.store_of(path)))
+        and (integrity.is_manifest(path) or integrity.is_store(store.store_of(path)))
     )
 
 
@@ -30,7 +30,7 @@ def verify(root: Path) -> None:
     paths = manifests(root)
     if not paths:
         raise store.ArtifactError(f"{root}: no artifact found")
-    problems = [line for path in paths for line in store.verify(path)]
+    problems = [line for path in paths for line in integrity.verify(path)]
     for line in problems:
         print(line, flush=True)
     if problems:
@@ -42,9 +42,9 @@ def verify(root: Path) -> None:
 
 def clean(root: Path) -> None:
     """Delete manifests, stores, what unfinished runs left, reports, and the folders that this empties."""
-    scratch = [path for path in root.rglob("*.part") if path.is_dir() and store.is_scratch(path)]
+    scratch = [path for path in root.rglob("*.part") if path.is_dir() and integrity.is_scratch(path)]
     begun = {store.store_of(path) for path in scratch}
-    stores = [path for path in root.rglob("*.zarr") if path in begun or store.is_store(path)]
+    stores = [path for path in root.rglob("*.zarr") if path in begun or integrity.is_store(path)]
     discarded = list(root.rglob(".*.zarr.discarded"))
     files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html")]
     for path in (*scratch, *stores, *discarded):

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from pipeline import prepare as stage
-from pipeline.core import cli, demo, store
+from pipeline.core import cli, demo, integrity, store
 from pipeline.core.config import Data
 from pipeline.core.data import VOID, class_names, image, image_tags, resize_image, split, true_mask
 from pipeline.core.sources import fingerprint
@@ -100,7 +100,7 @@ def of_voc(root: Path, **settings: Any) -> Data:
 def made(data: Data, out: Path, verify: bool = False) -> store.Artifact:
     prepare(data, out)
     if verify:
-        assert store.verify(out) == []
+        assert integrity.verify(out) == []
     return store.Artifact(out, "images")
 
 
@@ -514,7 +514,7 @@ def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
     with pytest.raises(cli.InputError, match=r"a00\.jpg: cannot be decoded"):
         prepare(of_folder(root), out)
     assert out.read_bytes() == before
-    assert store.verify(out) == []
+    assert integrity.verify(out) == []
 
 
 # ---------------------------------------------------------------------------------------------------------- pixels

@@ -16,7 +16,7 @@ import torch
 import torchvision
 from conftest import ENVIRONMENT, TINY, command, content, demo_settings, stage
 
-from pipeline.core import data, demo, store
+from pipeline.core import data, demo, integrity, store
 from pipeline.core.config import METHODS
 
 ERASE = {**TINY, "scales": [1.0], "stop_recall": 0.0, "stop_loss": 9.0}
@@ -70,7 +70,7 @@ def made(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.mark.parametrize("case", CASES)
 def test_the_artifact_is_what_its_kind_promises(case: str, made: dict[str, Path], tiny: dict[str, Path]) -> None:
     artifact, images = store.Artifact(made[case]), store.Artifact(tiny["images"])
-    assert store.verify(made[case]) == []
+    assert integrity.verify(made[case]) == []
     assert not store.part_of(made[case]).exists()
     count, side = images["rgb"].shape[:2]
     match artifact.kind:
@@ -264,7 +264,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "triplet", made["t"], {"batch": 4, "epochs": 1, "pool": 1}, images=images, patches=made["p"], weights=made["w"]
     )
     stage("segment", made["m"], {**one, "width": 16}, images=images, labels=made["l"], weights=made["t"])
-    assert store.verify(made["m"]) == []
+    assert integrity.verify(made["m"]) == []
 
 
 def test_bad_input_is_one_clear_message_and_loses_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:

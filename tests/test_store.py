@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import content
 
-from pipeline.core import store
+from pipeline.core import integrity, store
 
 SHAPE = {"map": ((6, 6), np.uint8), "flag": ((), np.bool_)}
 
@@ -72,7 +72,7 @@ def test_added_images_are_the_only_ones_computed(tmp_path: Path) -> None:
     assert compute.asked == [0, 1, 2, 3, 4]
     artifact = store.Artifact(path)
     assert [int(artifact["map"][i, 0, 0]) for i in (5, 54)] == [0, 49]
-    assert store.verify(path) == []
+    assert integrity.verify(path) == []
 
 
 def test_a_kill_while_rows_are_taken_over_loses_nothing(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_verify_finds_a_flipped_byte_in_every_file(tmp_path: Path, table: bool) 
         store.write_table(path, header(), {"float32": np.arange(1000, dtype=np.float32)}, {"name": "cat"})
     else:
         write(path, Compute(), count=20)
-    assert store.verify(path) == []
+    assert integrity.verify(path) == []
     chunks = [file for file in store.store_of(path).rglob("c/*") if file.is_file()]
     chunks += [file for file in store.store_of(path).rglob("c/**/0") if file.is_file()]
     flips = [(path, at) for at in range(0, path.stat().st_size, 7)]
@@ -132,9 +132,9 @@ def test_verify_finds_a_flipped_byte_in_every_file(tmp_path: Path, table: bool) 
     for file, at in flips:
         data = file.read_bytes()
         file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert store.verify(path), f"{file} byte {at}"
+        assert integrity.verify(path), f"{file} byte {at}"
         file.write_bytes(data)
-    assert store.verify(path) == []
+    assert integrity.verify(path) == []
 
 
 def test_verify_finds_settings_that_are_not_those_of_the_store(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_verify_finds_settings_that_are_not_those_of_the_store(tmp_path: Path) -
     attributes = store.store_of(path) / "zarr.json"
     attributes.write_text(attributes.read_text().replace('\\"a\\": 1', '\\"a\\": 2'))
     path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
-    assert "settings" in store.verify(path)[0]
+    assert "settings" in integrity.verify(path)[0]
 
 
 def test_opening_the_wrong_thing_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ This module must not import torch: a dry run has to answer in about a second.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -317,24 +317,7 @@ AnyStep = Annotated[
     Imagenet | Random | Proxy | Saliency | Classify | Cam | Erase | Crf | Masks | Relabel | Patches | Triplet | Segment,
     Field(discriminator="method"),
 ]
-METHODS: dict[str, type[Step]] = {
-    cls.model_fields["method"].default: cls
-    for cls in (
-        Imagenet,
-        Random,
-        Proxy,
-        Saliency,
-        Classify,
-        Cam,
-        Erase,
-        Crf,
-        Masks,
-        Relabel,
-        Patches,
-        Triplet,
-        Segment,
-    )
-}  # fmt: skip
+METHODS: dict[str, type[Step]] = {cls.model_fields["method"].default: cls for cls in get_args(get_args(AnyStep)[0])}
 
 
 class Evaluate(Settings):

@@ -19,7 +19,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,6 @@ from zarr.codecs import ZstdCodec
 SHARD = 64  # images per file
 DIGEST = 16  # bytes
 CODEC = ZstdCodec(level=1, checksum=True)
-SCRATCH = {"checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"}
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 
 
@@ -54,19 +53,19 @@ class Header:
 
     def fingerprint(self) -> str:
         """Equal fingerprints mean equal results."""
-        return _sha(_canonical(self.__dict__))
+        return sha(canonical(self.__dict__))
 
     def base(self, *whole: str) -> str:
         """Fingerprint without the parents that count image by image, i.e. only with those in `whole`."""
         parents = {role: self.parents[role] for role in sorted(whole)}
-        return _sha(_canonical({**self.__dict__, "parents": parents}))
+        return sha(canonical({**self.__dict__, "parents": parents}))
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-def _sha(data: bytes) -> str:
+def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
@@ -141,24 +140,6 @@ def part_of(manifest: Path) -> Path:
     return manifest.with_suffix(".part")
 
 
-def is_store(path: Path) -> bool:
-    """Whether this folder is an artifact's store, finished or begun."""
-    return "fingerprint" in _attributes(path)
-
-
-def is_scratch(path: Path) -> bool:
-    """Whether this folder holds nothing but what an unfinished artifact leaves."""
-    return {entry.name for entry in path.iterdir()} <= SCRATCH
-
-
-def is_manifest(path: Path) -> bool:
-    """Whether this file is an artifact's manifest, not another JSON file."""
-    try:
-        return {"kind", "digest", "arrays"} <= json.loads(path.read_text()).keys()
-    except (AttributeError, UnicodeDecodeError, ValueError):
-        return False
-
-
 def encode_text(items: Sequence[str]) -> np.ndarray:
     """Strings → uint8 [N,L], UTF-8, zero padded (Zarr v3 has no settled string type)."""
     raw = [item.encode() for item in items]
@@ -180,7 +161,7 @@ def finished(out: Path, header: Header) -> bool:
 
     Snakemake deletes the manifest before it runs a job, never the store.
     """
-    attributes = _attributes(store_of(out))
+    attributes = attributes_of(store_of(out))
     if attributes.get("fingerprint") != header.fingerprint() or "manifest" not in attributes:
         return False
     write_atomic(out, attributes["manifest"])
@@ -201,14 +182,14 @@ def write_table(
         group.create_array(
             name, data=array, chunks=chunks or "auto", compressors=CODEC, config={"write_empty_chunks": True}
         )
-        described[name] = _describe(array.shape, array.dtype, _sha(array.tobytes()))
+        described[name] = _describe(array.shape, array.dtype, sha(array.tobytes()))
     _commit(out, group, header, described, meta or {}, axes)
 
 
 def row_keys(header: Header, parents: Mapping[str, Artifact], *extra: Any) -> list[bytes]:
     """What each image's row is made from: settings, code, whole parents, `extra`, and its own rows of row parents."""
     whole = [role for role, parent in parents.items() if "digest" not in parent]
-    common = f"{header.base(*whole)} {_canonical(extra)!r}".encode()
+    common = f"{header.base(*whole)} {canonical(extra)!r}".encode()
     rows = [parent.read("digest") for role, parent in sorted(parents.items()) if "digest" in parent]
     if not rows:
         raise ValueError("no parent has one row per image")
@@ -260,7 +241,7 @@ def write_rows(
             for name, value in next(rows).items():
                 block[name][i - start] = value
         computed += len(missing)
-        digests = b"".join(_row_digest(block, i) for i in range(len(indices)))
+        digests = b"".join(row_digest(block, i) for i in range(len(indices)))
         for name, value in block.items():
             group[name][start : start + len(indices)] = value  # type: ignore[index]
         done[shard] = digests
@@ -279,7 +260,7 @@ def write_rows(
             compressors=CODEC,
             config={"write_empty_chunks": True},
         )
-        described[name] = _describe(table.shape, table.dtype, _sha(np.ascontiguousarray(table).tobytes()))
+        described[name] = _describe(table.shape, table.dtype, sha(np.ascontiguousarray(table).tobytes()))
     del described["key"]  # says what rows were made from, not what they hold
     print(f"{out.name}: {computed} of {sum(key is not None for key in keys)} images computed", flush=True)
     _commit(out, group, header, described, meta(group) if callable(meta) else meta or {}, axes)
@@ -288,7 +269,7 @@ def write_rows(
 def reusable_keys(out: Path) -> set[bytes]:
     """Keys of the rows that a rerun of this artifact could take over."""
     for store in (store_of(out), part_of(out) / "previous.zarr"):
-        if "manifest" in _attributes(store):
+        if "manifest" in attributes_of(store):
             return set(map(bytes, _whole(zarr.open_group(store, mode="r"), "key")))
     return set()
 
@@ -304,7 +285,7 @@ def _begin_rows(
     store, part = store_of(out), part_of(out)
     journal, previous = part / "shards.jsonl", part / "previous.zarr"
     part.mkdir(parents=True, exist_ok=True)
-    attributes = _attributes(store)
+    attributes = attributes_of(store)
     if attributes.get("fingerprint") == header.fingerprint() and "manifest" not in attributes and journal.is_file():
         group = zarr.open_group(store, mode="r+")
     else:
@@ -342,7 +323,7 @@ def _read_journal(journal: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def _row_digest(block: Mapping[str, np.ndarray], i: int) -> bytes:
+def row_digest(block: Mapping[str, np.ndarray], i: int) -> bytes:
     digest = hashlib.blake2b(digest_size=DIGEST)
     for name in sorted(block):
         digest.update(name.encode())
@@ -359,7 +340,7 @@ def _commit(
     out: Path, group: zarr.Group, header: Header, arrays: dict[str, Any], meta: dict[str, Any], axes: str
 ) -> None:
     # Descriptions of meta and arrays are the content; rows are in there through the `digest` table.
-    content = _sha(_canonical({"arrays": arrays, "meta": meta}))
+    content = sha(canonical({"arrays": arrays, "meta": meta}))
     manifest = {**header.__dict__, "axes": axes, "meta": meta, "arrays": arrays, "digest": content}
     text = json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n"
     group.attrs["made"] = {
@@ -380,7 +361,7 @@ def write_atomic(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _attributes(store: Path) -> dict[str, Any]:
+def attributes_of(store: Path) -> dict[str, Any]:
     try:
         return json.loads((store / "zarr.json").read_text()).get("attributes", {})
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -394,53 +375,3 @@ def _discard(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
         shutil.rmtree(doomed)
-
-
-# ------------------------------------------------------------------------------------------------- verification
-
-
-def verify(path: Path) -> list[str]:
-    """Re-read an artifact, manifest and store. Returns what is wrong, one line each; empty when all is well."""
-    try:
-        artifact = Artifact(path)
-        problems = [f"{path}: {problem}" for problem in _manifest_damage(artifact)]
-        return problems or [f"{path}: {problem}" for problem in _content_damage(artifact)]
-    except ArtifactError as error:
-        return [str(error)]
-    except Exception as error:  # damaged bytes may fail anywhere: in the manifest's keys, in zarr, in the codecs
-        return [f"{path}: cannot be read ({type(error).__name__}: {error})"]
-
-
-def _manifest_damage(artifact: Artifact) -> Iterator[str]:
-    manifest, attributes = artifact.manifest, _attributes(store_of(artifact.path))
-    if attributes.get("manifest") != artifact.path.read_text():
-        yield "the manifest is not the one its store was finished with"
-    elif manifest["digest"] != _sha(_canonical({"arrays": manifest["arrays"], "meta": manifest["meta"]})):
-        yield "the manifest differs from its own digest"
-    elif attributes["fingerprint"] != Header(**{f.name: manifest[f.name] for f in fields(Header)}).fingerprint():
-        yield "the manifest's settings, code or parents are not those its store was made with"
-
-
-def _content_damage(artifact: Artifact) -> Iterator[str]:
-    arrays = artifact.manifest["arrays"]
-    rows = [name for name, about in arrays.items() if "digest" not in about]
-    found = False
-    for name, about in arrays.items():
-        array, problem = artifact[name], None
-        if list(array.shape) != about["shape"] or str(array.dtype) != about["dtype"]:
-            problem = f"{name} is {array.dtype} {array.shape}, the manifest says {about}"
-        elif "digest" in about and _sha(np.ascontiguousarray(array[...]).tobytes()) != about["digest"]:
-            problem = f"{name} differs from the manifest"
-        if problem:
-            found = True
-            yield problem
-    if not rows or found:
-        return
-    artifact.read("key")  # not in the manifest; its chunk has a checksum
-    for i, digest in enumerate(artifact.read("digest")):
-        try:
-            block = {name: np.asarray(artifact[name][i])[None] for name in rows}
-            if _row_digest(block, 0) != bytes(digest):
-                yield f"row {i} differs from its digest"
-        except Exception as error:
-            yield f"row {i} cannot be read ({error})"

@@ -1,0 +1,80 @@
+"""Telling artifacts from other files, and whether they still are what they were when they were finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core import store
+
+SCRATCH = {"checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"}
+
+
+def is_store(path: Path) -> bool:
+    """Whether this folder is an artifact's store, finished or begun."""
+    return "fingerprint" in store.attributes_of(path)
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether this folder holds nothing but what an unfinished artifact leaves."""
+    return {entry.name for entry in path.iterdir()} <= SCRATCH
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether this file is an artifact's manifest, not another JSON file."""
+    try:
+        return {"kind", "digest", "arrays"} <= json.loads(path.read_text()).keys()
+    except (AttributeError, UnicodeDecodeError, ValueError):
+        return False
+
+
+def verify(path: Path) -> list[str]:
+    """Re-read an artifact, manifest and store. Returns what is wrong, one line each; empty when all is well."""
+    try:
+        artifact = store.Artifact(path)
+        problems = [f"{path}: {problem}" for problem in _manifest_damage(artifact)]
+        return problems or [f"{path}: {problem}" for problem in _content_damage(artifact)]
+    except store.ArtifactError as error:
+        return [str(error)]
+    except Exception as error:  # damaged bytes may fail anywhere: in the manifest's keys, in zarr, in the codecs
+        return [f"{path}: cannot be read ({type(error).__name__}: {error})"]
+
+
+def _manifest_damage(artifact: store.Artifact) -> Iterator[str]:
+    manifest, attributes = artifact.manifest, store.attributes_of(store.store_of(artifact.path))
+    made_of = {about.name: manifest[about.name] for about in fields(store.Header)}
+    if attributes.get("manifest") != artifact.path.read_text():
+        yield "the manifest is not the one its store was finished with"
+    elif manifest["digest"] != store.sha(store.canonical({"arrays": manifest["arrays"], "meta": manifest["meta"]})):
+        yield "the manifest differs from its own digest"
+    elif attributes["fingerprint"] != store.Header(**made_of).fingerprint():
+        yield "the manifest's settings, code or parents are not those its store was made with"
+
+
+def _content_damage(artifact: store.Artifact) -> Iterator[str]:
+    arrays = artifact.manifest["arrays"]
+    rows = [name for name, about in arrays.items() if "digest" not in about]
+    found = False
+    for name, about in arrays.items():
+        array, problem = artifact[name], None
+        if list(array.shape) != about["shape"] or str(array.dtype) != about["dtype"]:
+            problem = f"{name} is {array.dtype} {array.shape}, the manifest says {about}"
+        elif "digest" in about and store.sha(np.ascontiguousarray(array[...]).tobytes()) != about["digest"]:
+            problem = f"{name} differs from the manifest"
+        if problem:
+            found = True
+            yield problem
+    if not rows or found:
+        return
+    artifact.read("key")  # not in the manifest; its chunk has a checksum
+    for i, digest in enumerate(artifact.read("digest")):
+        try:
+            block = {name: np.asarray(artifact[name][i])[None] for name in rows}
+            if store.row_digest(block, 0) != bytes(digest):
+                yield f"row {i} differs from its digest"
+        except Exception as error:
+            yield f"row {i} cannot be read ({error})"
