@@ -16,7 +16,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ def collect(config: Config, base: Path) -> list[Row]:
     root, rows = config.results / config.data.name, []
     for name in config.run:
         for seed in config.seeds:
-            counts: dict[str, int] = defaultdict(int)
-            for node in recipe.recipe_nodes(config, name, seed):
+            nodes, counts = recipe.recipe_nodes(config, name, seed), Counter[str]()
+            often = {step for step, count in Counter(node.name for node in nodes).items() if count > 1}
+            for node in nodes:
                 counts[node.name] += 1
+                numbered = node.name in often or node.settings.method == "erase"
                 if not node.scored:
                     continue
                 path = base / root / node.folder / f"{node.kind}.metrics.json"
@@ -87,7 +89,7 @@ def collect(config: Config, base: Path) -> list[Row]:
                     {
                         "data": config.data.name,
                         "recipe": name,
-                        "stage": f"{node.name} {counts[node.name]}" if node.settings.method == "erase" else node.name,
+                        "stage": f"{node.name} {counts[node.name]}" if numbered else node.name,
                         "split": artifact.meta["splits"][0],
                         "seed": seed,
                         "threshold": threshold,
@@ -126,7 +128,7 @@ def tables(rows: list[Row]) -> str:
         out.append("|---|---|---|---|---|---|---|---|---|")
         shown: set[tuple] = set()
         for (name, stage, split), members in groups.items():
-            same = (stage, split, *((row["seed"], row["miou"], row["seconds"]) for row in members))
+            same = (stage.split()[0], split, *((row["seed"], row["miou"], row["seconds"]) for row in members))
             if same in shown:
                 continue
             shown.add(same)
