@@ -457,7 +457,7 @@ def turned_photograph(root: Path) -> None:
         (binary_masks, "all hold 0 and 255 alone"),
         (deep_photograph, "save it with 8 bits per channel"),
         (deep_mask, "values 1000"),
-        (narrow_photograph, "a00.jpg: is 4000×40, 5 px narrow at data.max_side"),
+        (narrow_photograph, "a00.jpg: is 4000×40, 0 px narrow at data.max_side 32"),
         (turned_photograph, "before its EXIF rotation"),
     ],
 )

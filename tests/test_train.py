@@ -55,11 +55,11 @@ def bytes_of(model: nn.Module) -> bytes:
 # ----------------------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_loss_falls(optimizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("optimizer", "faster"), [("sgd", 1.0), ("adamw", 4.0)])
+def test_the_loss_falls(optimizer: str, faster: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 2)
-    job = planted.job(settings(epochs=8, optimizer=optimizer, head_lr=4.0), tmp_path / "x.json")
+    job = planted.job(settings(epochs=8, optimizer=optimizer, head_lr=faster), tmp_path / "x.json")
     curves = train.fit(model, np.arange(32), cut, step, job, heads=lambda net: list(net.parameters()))
     assert list(curves) == ["curve_loss"]
     assert curves["curve_loss"].dtype == np.float32
