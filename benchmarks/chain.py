@@ -5,7 +5,8 @@
     python benchmarks/chain.py tables
 
 `collect` reads metrics artifacts that exist and says which are missing; rows of other data sets stay. One row per
-recipe, stage, split and seed, with threshold, miou, miou_labelled, coverage, seconds, commit.
+recipe, stage, split and seed, with threshold, miou, miou_labelled, coverage, seconds, and the commit of the checkout
+that ran.
 `tables` rewrites what stands between the markers in docs/results/chain.md; the text around them is written by hand.
 """
 
@@ -67,7 +68,7 @@ def best(artifact: store.Artifact) -> tuple[float | str | None, np.ndarray]:
 
 def collect(config: Config, base: Path) -> list[Row]:
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=base, capture_output=True, text=True
     ).stdout.strip()
     root, rows = config.results / config.data.name, []
     for name in config.run:

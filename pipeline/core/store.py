@@ -121,8 +121,8 @@ class Artifact:
         return {}
 
     def read(self, name: str) -> np.ndarray:
-        """A whole array. Only for arrays that do not grow with pixels."""
-        return np.asarray(self[name][...])
+        """A copy of a whole array. Only for arrays that do not grow with pixels."""
+        return np.array(self[name][...])
 
     def __contains__(self, name: str) -> bool:
         return name in self.manifest["arrays"]
