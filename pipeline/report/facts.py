@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from pipeline.core import charts, data, show, store
 from pipeline.core.config import METHODS, Evaluate
-from pipeline.core.ladder import Stage
+from pipeline.report.ladder import Stage
 
 
 def training_curves(stages: Sequence[Stage]) -> list[dict[str, Any]]:

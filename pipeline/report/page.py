@@ -19,12 +19,12 @@ import jinja2
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.core import charts, cli, data, embedding, facts, metrics, show, store
+from pipeline.core import cli, data, metrics, show, store
 from pipeline.core.config import ConfigError, Evaluate, explain
 from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.core.gallery import Album, contact_sheet, spread, thumbnail_side
+from pipeline.report.gallery import Album, contact_sheet, spread, thumbnail_side
 from pipeline.core.inference import probabilities
-from pipeline.core.ladder import Score, Stage, read_stages, scores_of, used_threshold
+from pipeline.report.ladder import Score, Stage, read_stages, scores_of, used_threshold
 from pipeline.core.models import for_inference, load_backbone, load_segmenter
 
 PATCHES = 300  # in an embedding map
