@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.core.syntax import Dotted, Source, Text, only, table_keys
+from pipeline.core.syntax import IMPORTERS, Dotted, Source, Text, only, table_keys
 
 # Settings reach the fingerprint as values, and neither paths nor the command line change what is computed. What these
 # modules use of others does count: a stage gets its artifacts from them.
@@ -230,7 +230,8 @@ class Piece:
                 uses.add((*here, *path))
             elif path in (("globals",), ("eval",), ("exec",)) and source.name not in NOT_CODE:
                 uses.add(here)
-        if text.unfollowed and source.name not in NOT_CODE:
+        unfollowed = text.unfollowed or any(path[-1] in IMPORTERS for path in uses)
+        if unfollowed and source.name not in NOT_CODE:
             uses.add((code.package,))
         digest = hashlib.sha256("".join([*text.out, *sorted(bindings)]).encode()).hexdigest()
         return cls(digest, sorted(path for path in uses if path[0] == code.package), sorted(text.loads))
