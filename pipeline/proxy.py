@@ -108,11 +108,12 @@ class Colorizer(nn.Module):
 
 
 def colour_loss(chroma_scores: Tensor, hue_scores: Tensor, rgb: Tensor) -> train.Losses:
-    """mean CE(chroma) and mean 5·chroma·CE(hue): the hue of a nearly gray pixel hardly matters. Larsson et al., 3.1."""
+    """CE(chroma) and 5·chroma·CE(hue), summed over B·P pixels: the hue of a nearly gray pixel hardly matters. Larsson et al., 3.1."""
     hue, chroma = hue_and_chroma(rgb)
-    chroma_error = F.cross_entropy(chroma_scores.float().transpose(1, 2), bins(chroma))
+    pixels = torch.tensor(chroma.numel())
+    chroma_error = F.cross_entropy(chroma_scores.float().transpose(1, 2), bins(chroma), reduction="sum")
     hue_error = F.cross_entropy(hue_scores.float().transpose(1, 2), bins(hue), reduction="none")
-    return {"chroma": chroma_error, "hue": (5 * chroma * hue_error).mean()}
+    return {"chroma": (chroma_error, pixels), "hue": ((5 * chroma * hue_error).sum(), pixels)}
 
 
 # ------------------------------------------------------------------------------------------------------- jigsaw
@@ -209,7 +210,8 @@ def colorization(trunk: Backbone, settings: Proxy) -> tuple[nn.Module, Step]:
         position = random_positions(len(image), settings.pixels, image.shape[-1], settings.border, image.device)
         chroma, hue = net(image, position)
         terms = colour_loss(chroma, hue, colours(image, position))
-        return terms | {"decay": DECAY / 2 * torch.stack([w.square().sum() for w in head(net) if w.ndim == 2]).sum()}
+        decay = DECAY / 2 * torch.stack([w.square().sum() for w in head(net) if w.ndim == 2]).sum()
+        return terms | {"decay": (decay, torch.tensor(1))}
 
     return Colorizer(trunk, settings.hidden), step
 
@@ -223,7 +225,8 @@ def jigsaw(trunk: Backbone, settings: Proxy) -> tuple[nn.Module, Step]:
         tiles = normalise(cut_tiles(batch["image"], side), trunk)
         answer = torch.randint(len(orders), (len(tiles), settings.shuffles), device=tiles.device)
         scores = net(tiles, orders.to(tiles.device)[answer])
-        return {"order": F.cross_entropy(scores.float().flatten(0, 1), answer.flatten())}
+        total = F.cross_entropy(scores.float().flatten(0, 1), answer.flatten(), reduction="sum")
+        return {"order": (total, torch.tensor(answer.numel()))}
 
     return Jigsaw(trunk, len(orders), settings.code, settings.hidden), step
 

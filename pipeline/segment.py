@@ -9,18 +9,12 @@ Reads: images, labels, weights. Makes: model (parameters, curve). Cost: epochs x
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core import cli, data, store, train
 from pipeline.core.config import Segment
 from pipeline.core.models import Segmenter, load_backbone, pack
-
-
-def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over labelled pixels. logits [B,C,H,W], labels u8 [B,H,W]. Zero when the batch has none."""
-    total = F.cross_entropy(logits, labels.long(), ignore_index=data.VOID, reduction="sum")
-    return total / (labels != data.VOID).sum().clamp(min=1)
+from pipeline.kernels.pixel_losses import pixel_loss
 
 
 def run(job: cli.Job) -> None:

@@ -105,7 +105,7 @@ def triplet_loss(
     positive: Tensor | NDArray[np.int64],
     negative: Tensor | NDArray[np.int64],
     margin: float = MARGIN,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Triplet loss of a batch in which every patch is an anchor.
 
         L = 1/(2N) · Σ_i max(0, margin + |f_i − f_i⁺|² − |f_i − f_i⁻|²)
@@ -120,7 +120,7 @@ def triplet_loss(
         margin: 2.1 in all released settings.
 
     Returns:
-        The loss, a scalar of the features' dtype.
+        The sum of the hinges, a scalar of the features' dtype, and 2N: the loss is their quotient.
 
     Raises:
         ValueError: an empty batch, or not one positive and one negative per row.
@@ -139,7 +139,7 @@ def triplet_loss(
     same = features.index_select(0, positive)
     other = features.index_select(0, negative.clamp(min=0)) * (negative >= 0)[:, None]
     gap = (features - same).square().sum(1) - (features - other).square().sum(1)
-    return (margin + gap).clamp(min=0).sum() / (2 * number)
+    return (margin + gap).clamp(min=0).sum(), torch.tensor(2 * number)
 
 
 def _nth_foreign(

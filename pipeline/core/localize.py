@@ -38,7 +38,8 @@ def fit_classifier(
     )
 
     def step(net: torch.nn.Module, batch: dict[str, Tensor]) -> train.Losses:
-        return {"loss": F.multilabel_soft_margin_loss(net(batch["image"]), batch["tags"].float())}
+        errors = F.multilabel_soft_margin_loss(net(batch["image"]), batch["tags"].float(), reduction="none")
+        return {"loss": (errors.sum(), torch.tensor(len(errors)))}
 
     curves = train.fit(model, rows, cut, step, job, heads=lambda net: list(net.score.parameters()))  # type: ignore[union-attr,arg-type]
     meta = {
