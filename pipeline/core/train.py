@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.core.cli import Job  # integrator: core.job
-from pipeline.core.config import CropTraining, Training  # integrator: core.steps
+from pipeline.core.job import Job
 from pipeline.core.loop import (
     Checkpoint,
     Curves,
@@ -31,6 +30,7 @@ from pipeline.core.loop import (
     quotients,
     stop_signals,
 )
+from pipeline.core.steps import CropTraining, Training
 
 Sample = dict[str, np.ndarray]
 Cut = Callable[[int, np.random.Generator], Sample]

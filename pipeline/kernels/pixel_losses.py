@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-VOID = 255  # integrator: kinds.pixels.VOID
+from pipeline.kinds.pixels import VOID
 
 
 def pixel_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
