@@ -211,10 +211,12 @@ def write_rows(
     meta: Callable[[zarr.Group], dict[str, Any]] | dict[str, Any] | None = None,
     axes: str = "",
     tables: Mapping[str, np.ndarray] | None = None,
+    fill: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one row per image, shard by shard, and the manifest.
 
-    arrays: name → (shape of one row, dtype). keys: one per image; None leaves the row zero (an image not covered).
+    arrays: name → (shape of one row, dtype). keys: one per image; None leaves the row at `fill`, or zero (an image not
+    covered).
     compute(indices) yields the rows of these images in order; it is called once per shard with those still missing.
     meta may look at the finished group. tables: small whole arrays stored beside the rows (class list, splits).
     Memory: one shard. A killed run continues after its last finished shard.
@@ -227,7 +229,10 @@ def write_rows(
         if shard in done:
             continue
         indices = range(start, min(start + SHARD, len(keys)))
-        block = {name: np.zeros((len(indices), *shape), dtype) for name, (shape, dtype) in arrays.items()}
+        block = {
+            name: np.full((len(indices), *shape), (fill or {}).get(name, 0), dtype)
+            for name, (shape, dtype) in arrays.items()
+        }
         missing = []
         for i in indices:
             key = keys[i]
