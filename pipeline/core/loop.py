@@ -87,9 +87,11 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
+        folder = os.open(self.path.parent, os.O_RDONLY)  # integrator: durable.sync_folder
         try:
-            os.fsync(folder)  # the new name, too
+            os.fsync(folder)
+        except OSError:  # some network file systems refuse folders
+            pass
         finally:
             os.close(folder)
 
