@@ -25,3 +25,8 @@ def foreground(artifact: Artifact) -> np.ndarray:
     """int64: ids of all classes but the background."""
     ids = np.arange(len(names(artifact)))
     return ids[ids != background(artifact)]
+
+
+def meta(artifact: Artifact) -> dict[str, object]:
+    """What an artifact made from this one says of classes in its own meta."""
+    return {"classes": names(artifact), "background": background(artifact)}
