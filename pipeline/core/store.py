@@ -325,7 +325,7 @@ def _begin_rows(out: Path, header: Header, shapes: Shapes, fill: Mapping[str, An
     store, journal = store_of(out), part_of(out) / "shards.jsonl"
     attributes = attributes_of(store)
     if attributes.get("fingerprint") == header.fingerprint() and "manifest" not in attributes and journal.is_file():
-        durable.remove_temporaries(store)
+        durable.settle(store)
         group = zarr.open_group(durable.DurableStore(store), mode="r+")
         if all(name in group for name in shapes) and (rows := Rows.begun(group, shapes, fill)).fits(count):
             return rows, journal
@@ -345,6 +345,7 @@ def _column(items: Iterable[bytes]) -> np.ndarray:
 
 
 def _create(out: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
+    durable.make_folder(store_of(out))  # Zarr makes it too, and does not sync it
     return zarr.create_group(durable.DurableStore(store_of(out)), attributes=attributes)
 
 
