@@ -191,6 +191,7 @@ class Rows:
                 lengths[name] = [len(row) for row in value]
                 _write_flat(self.arrays[name], self.offsets[name][-1], np.concatenate(value))
             else:
+                _file(self.arrays[name], start // SHARD).unlink(missing_ok=True)  # Zarr would read it, damaged or not
                 self.arrays[name][start : start + len(value)] = value
         self.extend(lengths)
         return lengths
@@ -224,6 +225,10 @@ class Rows:
 def whole(group: zarr.Group, name: str) -> np.ndarray:
     found: Any = group[name]
     return np.asarray(found[...])
+
+
+def _file(array: Any, shard: int) -> Path:
+    return Path(array.store.root, array.path, array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1)))
 
 
 def _write_flat(array: Any, start: int, data: np.ndarray) -> None:
