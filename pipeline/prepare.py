@@ -4,7 +4,8 @@
                  before anything is written.
     photographs  rgb u8 [N,S,S,3], size i32 [N,2]: upright, RGB, reduced to max_side; tables id, split_<name>
     tags         tags bool [N,C], the column is the class id
-    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2]; has_mask bool [N]
+    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2];
+                 has_mask bool [N]
 
 Reads: the built-in demo set, a VOC devkit or a plain folder (datasets/ says what lies where); all but the first read
 the inventory too, and refuse files that are no longer those it saw. Rows: the training list, then the validation list.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from pydantic import BaseModel, ValidationError
 
 from pipeline.core import cli, recipe, store
@@ -64,13 +66,15 @@ def make_inventory(data: Data, out: Path) -> None:
 
 def known_files(out: Path) -> Known:
     """What the previous inventory found, if there is one; Snakemake deletes manifests, never stores."""
-    attributes = store.attributes_of(store.store_of(out))
-    if "manifest" not in attributes:
+    folder = store.store_of(out)
+    if "manifest" not in store.attributes_of(folder):
         return {}
-    import zarr
-
-    group = zarr.open_group(store.store_of(out), mode="r")
-    keys, sizes, tags = (np.asarray(group[name][...]) for name in ("key", "size", "tags"))  # type: ignore[index]
+    try:
+        group = zarr.open_group(folder, mode="r")
+        keys, sizes, tags = (np.asarray(group[name][...]) for name in ("key", "size", "tags"))  # type: ignore[index]
+    except Exception as error:  # damaged, or of another version: zarr raises almost anything, and nothing is lost
+        print(f"{folder}: cannot be read ({error}); all files are looked at anew", flush=True)
+        return {}
     return {
         bytes(key): ((int(size[0]), int(size[1])), set(np.flatnonzero(row).tolist()))
         for key, size, row in zip(keys, sizes, tags, strict=True)
@@ -207,6 +211,7 @@ def make_photographs(data: Data, inventory_path: Path, out: Path) -> None:
 
     if complete(out, header):
         return
+    cli.limit_threads(1)  # for pictures this small, torch's threads cost ten times the work they share
     store.write_rows(
         out,
         header,

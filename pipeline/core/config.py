@@ -134,7 +134,9 @@ class Data(Settings):
     @model_serializer(mode="wrap")
     def _own_block(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the blocks of other layouts, so that what is written can be read again."""
-        return {key: value for key, value in handler(self).items() if key not in {"demo", "voc", "folder"} - {self.format}}
+        return {
+            key: value for key, value in handler(self).items() if key not in {"demo", "voc", "folder"} - {self.format}
+        }
 
 
 # --------------------------------------------------------------------------------------------------------- steps
