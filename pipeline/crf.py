@@ -99,7 +99,7 @@ def run(job: Job) -> None:
         return label_image(rgb, seeds.at_pixels(source, pictures, i), salient, background, settings)
 
     rows = photographs.split(pictures, "train")
-    labels.write_labels(job, rows, lambda some: over_processes(label, some, job.threads), like=source)
+    labels.write_labels(job, rows, lambda some: over_processes(label, some, job.threads), of=source)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def run(job: Job) -> None:
         for i in indices:
             yield resize_nearest(true.true_mask(masks, i), *pictures["size"][i])
 
-    labels.write_labels(job, chosen, label, like=masks, used=len(chosen), available=len(candidates))
+    labels.write_labels(job, chosen, label, of=masks, used=len(chosen), available=len(candidates))
 
 
 if __name__ == "__main__":

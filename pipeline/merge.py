@@ -50,7 +50,7 @@ def run(job: Job) -> None:
 
     rows = np.flatnonzero(has_true | has_pseudo)
     print(f"{int(has_true.sum())} true masks, {len(rows) - int(has_true.sum())} images with pseudo-labels", flush=True)
-    labels.write_labels(job, rows, label, like=true, true=int(has_true.sum()))
+    labels.write_labels(job, rows, label, of=true, true=int(has_true.sum()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.core.steps import METHODS, AnyStep, Scales, Settings, Step
 
@@ -52,8 +64,13 @@ class Folder(Settings):
 
 class Data(Settings):
     name: str = Field("demo", pattern=r"^[A-Za-z0-9_-]+$", description="folder below results/")
-    format: Literal["demo", "voc", "folder"] = "demo"
+    format: Literal["demo", "voc", "folder"] = Field(
+        "demo", description="layout; left out: that of the block given, voc or folder, and demo where neither is"
+    )
     max_side: int = Field(512, ge=16, le=4096, description="longer images are reduced; scores use the original size")
+    background: Literal["first", "none"] = Field(
+        "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
+    )
     classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
     other: Literal["error", "background", "void"] = Field(
         "error", description="what a mask value of a class not kept becomes; error: refuse the data set"
@@ -67,6 +84,43 @@ class Data(Settings):
     demo: Demo = Demo()
     voc: Voc = Voc()
     folder: Folder = Folder()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _layout(cls, raw: Any) -> Any:
+        """Infer the format, and refuse settings that would run other data than they name. A block `demo` decides
+        nothing: config.yaml, which is read first, has one."""
+        if not isinstance(raw, dict):
+            return raw
+        given = [block for block in ("voc", "folder") if block in raw]
+        name, stated = raw.get("name", "demo"), raw.get("format")
+        if stated is None:
+            if len(given) > 1:
+                raise ValueError("data.voc and data.folder are both set; say which one counts with data.format")
+            if not given and name != "demo":
+                raise ValueError(
+                    f"data.name is '{name}' but nothing says where the photographs are: set data.folder.root or "
+                    "data.voc.root, or data.format: demo for the built-in pictures"
+                )
+            return {**raw, "format": given[0] if given else "demo"}
+        for block in given:
+            if block != stated:
+                raise ValueError(
+                    f"data.{block} is set but data.format is '{stated}', which does not read it: "
+                    f"set data.format: {block}, or remove data.{block}"
+                )
+        return raw
+
+    @model_validator(mode="after")
+    def _no_background(self) -> Data:
+        if self.background == "none" and self.other == "background":
+            raise ValueError("data.other is 'background' but data.background is 'none'; use other: void or error")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _own_block(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the blocks of other layouts, so that what is written can be read again."""
+        return {key: value for key, value in handler(self).items() if key not in {"demo", "voc", "folder"} - {self.format}}
 
 
 class Evaluate(Settings):

@@ -105,7 +105,7 @@ class CropTraining(Training):
 
 class Imagenet(Step):
     makes: ClassVar[Kind] = "weights"
-    stage: ClassVar[str] = "imagenet"
+    stage: ClassVar[str] = "init"
     seeded: ClassVar[bool] = False
     threads: ClassVar[int] = 1
     method: Literal["imagenet"] = "imagenet"
@@ -115,7 +115,7 @@ class Imagenet(Step):
 
 class Random(Step):
     makes: ClassVar[Kind] = "weights"
-    stage: ClassVar[str] = "random"
+    stage: ClassVar[str] = "init"
     threads: ClassVar[int] = 1
     method: Literal["random"] = "random"
     backbone: BackboneName = Field("resnet18", description="network to initialise")
@@ -275,7 +275,7 @@ class Relabel(Step):
 
 
 class Merge(Step):
-    takes: ClassVar[dict[str, str]] = {"true": "labels@masks", "pseudo": "labels"}
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "true": "labels@masks", "pseudo": "labels"}
     makes: ClassVar[Kind] = "labels"
     stage: ClassVar[str] = "merge"
     seeded: ClassVar[bool] = False

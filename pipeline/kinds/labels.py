@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import store
-from pipeline.core.cli import Job  # integrator: core.job
-from pipeline.core.data import VOID, class_names  # integrator: kinds.pixels.VOID, kinds.classes.names
+from pipeline.core.job import Job
+from pipeline.kinds import classes
+from pipeline.kinds.pixels import VOID
 
 
 def write_labels(
@@ -39,11 +40,7 @@ def write_labels(
         {"labels": ((side, side), np.uint8), "covered": ((), np.bool_)},
         [key if i in chosen else None for i, key in enumerate(store.row_keys(job.header, job.inputs))],
         compute,
-        meta={
-            "classes": class_names(of),
-            "background": of.meta.get("background", 0),
-            **meta,
-        },  # integrator: kinds.classes
+        meta={**classes.meta(of), **meta},
         axes="image, row, column",
         fill={"labels": VOID},
     )

@@ -85,8 +85,7 @@ def claimed_pixels(seeds: store.Artifact, pictures: store.Artifact, i: int) -> n
     return from_grid(claimed.any(0)[None].astype(np.uint8), seeds.meta["grid"], h, w)[0] > 0
 
 
-Found = dict[str, np.ndarray]  # what a maker stores of an image beside `classes`: name → [T,…], without padding
-Settle = Callable[[int, Found, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Found = dict[str, np.ndarray]  # arrays of an image beside `classes`: name → [T,…], without padding
 
 
 def write(
@@ -95,16 +94,17 @@ def write(
     grid: int,
     arrays: dict[str, tuple[str, Any]],
     find: Callable[[list[int]], Any],
-    settle: Settle,
+    settle: Callable[[int, Found], Found],
     meta: Callable[[Any], dict[str, Any]] | dict[str, Any],
     extra: tuple[Any, ...] = (),
     also: Sequence[str] = (),
 ) -> None:
     """Write seeds of split train.
 
-    slots: u8 [N,K], each image's classes. arrays: what the maker finds in an image, name → ('map' or 'number', dtype).
-    find(rows) yields one Found per row. settle(i, found, classes) → scores f32, claimed u8 [T,gh,gw]: cheap, asked
-    again whenever a setting in CLAIM_SETTINGS or `also` changes, while what was found stays.
+    slots: u8 [N,K], each image's classes. arrays: what the maker finds in an image, name → ('map' or 'number', dtype);
+    find(rows) yields one Found per row. settle(i, found) → what follows from it, `claimed` u8 [T,gh,gw] and, where it
+    was not found itself, `scores`: cheap, asked again whenever a setting in CLAIM_SETTINGS or `also` changes, while
+    what was found stays.
     """
     pictures, k = job.photographs, slots.shape[1]
     side = cells(pictures["rgb"].shape[1:3], grid)[0]
@@ -120,6 +120,12 @@ def write(
             row = {name: padded(found[name], full[shape], dtype) for name, (shape, dtype) in arrays.items()}
             yield {**row, "classes": slots[i]}
 
+    derived = {
+        name: (full["map"], dtype)
+        for name, dtype in (("scores", np.float16), ("claimed", np.uint8))
+        if name not in arrays
+    }
+
     def derive(i: int, row: store.Row) -> store.Row:
         count = int((slots[i] != VOID).sum())
         gh, gw = cells(pictures["size"][i], grid)
@@ -127,11 +133,8 @@ def write(
             name: row[name][:count, :gh, :gw] if shape == "map" else row[name][:count]
             for name, (shape, _) in arrays.items()
         }
-        scores, claimed = settle(i, found, slots[i][:count])
-        return {
-            "scores": padded(scores, full["map"], np.float16),
-            "claimed": padded(claimed, full["map"], np.uint8),
-        }
+        settled = settle(i, found)
+        return {name: padded(settled[name], shape, dtype) for name, (shape, dtype) in derived.items()}
 
     keys = store.row_keys(job.header, job.inputs, *extra, without=(*CLAIM_SETTINGS, *also))
     store.write_rows(
@@ -143,5 +146,5 @@ def write(
         meta,
         axes="image, tag slot, row, column",
         derive=derive,
-        derived={"scores": (full["map"], np.float16), "claimed": (full["map"], np.uint8)},
+        derived=derived,
     )

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import store
-from pipeline.core.cli import Job  # integrator: core.job
-from pipeline.core.data import VOID, class_names  # integrator: kinds.pixels.VOID, kinds.classes.names
+from pipeline.core.job import Job
+from pipeline.kinds import classes
+from pipeline.kinds.pixels import VOID
 
 Soft = tuple[Sequence[int] | np.ndarray, np.ndarray]
 
@@ -70,8 +71,7 @@ def write_soft(
         compute,
         meta={
             "grid": grid,
-            "classes": class_names(of),
-            "background": of.meta.get("background", 0),  # integrator: kinds.classes.background
+            **classes.meta(of),
             **meta,
         },
         axes="image, class slot, row, column",

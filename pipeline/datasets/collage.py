@@ -1,4 +1,4 @@
-"""The built-in demo set: pictures composed from photographs inside scikit-image, with exact masks and tags.
+"""The pictures of the built-in set, composed from photographs inside scikit-image, with exact masks and tags.
 
 Four creatures of collage lie on grass, gravel, brick, sand or wood. Each has a small telling head, cut from a
 photograph (a cat's face, cups of coffee, a retina, the Hubble deep field), and a large body whose texture and
@@ -24,13 +24,14 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
+from pipeline.datasets.demo import CLASSES
+from pipeline.kinds.pixels import VOID
+
 Floats = NDArray[np.floating]
 Rng = np.random.Generator
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
 
-CLASSES: tuple[str, ...] = ("background", "cat", "owl", "fish", "beetle")
-VOID = 255
 PALETTE = [0, 0, 0, 224, 138, 60, 142, 110, 190, 52, 152, 200, 206, 66, 98] + [0] * 750 + [255, 255, 255]
 
 # What makes the set hard. Smaller heads leave more for erasing to find. The further bodies stray from the hue
