@@ -36,7 +36,7 @@ def patch_images(pictures: Artifact, bank: Artifact, rows: np.ndarray, size: int
 
 @torch.inference_mode()
 def features(net: Backbone, patches: np.ndarray, pool: int, device: str, precision: str) -> np.ndarray:
-    """What triplet tuning compares: the network's embedding pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
+    """What triplet tuning compares: the embedding, pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
     net.to(device).eval()
     out = []
     for start in range(0, len(patches), 32):

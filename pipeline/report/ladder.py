@@ -154,7 +154,9 @@ def scores_of(stage: Stage) -> list[Score]:
     return found
 
 
-def chosen_levels(kind: str, levels: Sequence[float | str | None], mious: Sequence[float]) -> list[tuple[int, str, str]]:
+def chosen_levels(
+    kind: str, levels: Sequence[float | str | None], mious: Sequence[float]
+) -> list[tuple[int, str, str]]:
     """Which entries of the threshold axis to show: (position, what it is, look).
 
     Entries that are no number stand for the thing itself: a label map, a prediction, the region that seeds claim.
