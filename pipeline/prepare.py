@@ -1,14 +1,15 @@
 """Photographs and labels of any layout → the artifacts every recipe starts from.
 
-    inventory    one look at everything: names, lists, digests, sizes, tags. Reports all it finds wrong in one message,
-                 before anything is written.
     photographs  rgb u8 [N,S,S,3], size i32 [N,2]: upright, RGB, reduced to max_side; tables id, split_<name>
     tags         tags bool [N,C], the column is the class id
-    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2]; has_mask bool [N]
+    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2]; has_mask [N]
 
-Reads: the built-in demo set, a VOC devkit or a plain folder (datasets/ says what lies where); all but the first read
-the inventory too, and refuse files that are no longer those it saw. Rows: the training list, then the validation list.
-Each artifact depends on its own files alone, row by row: a corrected mask makes one row of masks.
+Whichever is made, everything is looked at first, once: names, lists, digests, sizes, tags, masks. All that is wrong
+comes in one message, before anything is written. What was seen is kept beside the artifacts as the `inventory`, which
+the three share; each depends on its own files alone, row by row: a corrected mask makes one row of masks.
+
+Reads: the built-in demo set, a VOC devkit or a plain folder (datasets/ says what lies where). Rows: the training list,
+then the validation list.
 Cost: every new file is read twice and decoded twice, 8 ms of CPU at 256 pixels; known files are hashed only.
 Memory: one shard of rows, so 64 masks at original resolution: 1 GB more for photographs of 12 megapixels.
 """
@@ -16,20 +17,24 @@ Memory: one shard of rows, so 64 masks at original resolution: 1 GB more for pho
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from pipeline.core import cli, recipe, store
-from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, explain
+from pipeline.core import cli, store
+from pipeline.core.config import Data, Demo, Folder, Voc, parse_block
+from pipeline.core.digest import code_digest
+from pipeline.core.job import InputError
 from pipeline.datasets import look as looking
 from pipeline.datasets.classes import Classes, keep_classes, tag_ids
-from pipeline.datasets.fingerprint import MAKES
+from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.layouts import at, place, read_source, root_of
 from pipeline.datasets.look import NO_MASK, Content, Known, Look, look
 from pipeline.datasets.source import SPLITS, Source
@@ -38,7 +43,7 @@ from pipeline.kinds.pixels import VOID, resize_image
 
 LINES = 50  # of a message
 CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger photograph changes no row
-AGAIN = "look at the data set again, with --make inventory or by running snakemake again"
+AGAIN = "run it again"
 
 
 # ------------------------------------------------------------------------------------------------------- inventory
@@ -60,6 +65,31 @@ def make_inventory(data: Data, out: Path) -> None:
     problems += looking.untagged(source, classes, tags, data.share)
     refuse(data, problems)
     write_inventory(data, source, classes, tags, found, out)
+
+
+def up_to_date(data: Data, path: Path) -> None:
+    """See to it that the inventory is of the files as they are now. Jobs that need it at once make it once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        seen = fingerprints(data).inventory
+        attributes = store.attributes_of(store.store_of(path))
+        if not path.is_file() or attributes.get("seen") != [seen, code()]:
+            make_inventory(data, path)
+            import zarr
+
+            # Not in the manifest: times of files do not change what is in them.
+            zarr.open_group(store.store_of(path), mode="r+").attrs["seen"] = [seen, code()]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; where the file system has no locks, each does the work."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            print(f"{path}: this file system has no locks", flush=True)
+        yield
 
 
 def known_files(out: Path) -> Known:
@@ -126,7 +156,7 @@ def refuse(data: Data, problems: list[str]) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
         first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
-        raise cli.InputError("\n  ".join([first, *shorten(problems)]))
+        raise InputError("\n  ".join([first, *shorten(problems)]))
 
 
 def shorten(problems: list[str]) -> list[str]:
@@ -169,7 +199,7 @@ def read_inventory(path: Path, data: Data, *shared: str) -> Inventory:
     for name in shared:
         given = data.model_dump(mode="json")[name]
         if settings[name] != given:
-            raise cli.InputError(f"{path}: made with data.{name} {settings[name]}, {given} given; {AGAIN}")
+            raise InputError(f"{path}: made with data.{name} {settings[name]}, {given} given; {AGAIN}")
     texts = {name: store.decode_text(artifact.read(name)) for name in ("id", "photograph", "mask")}
     return Inventory(
         path,
@@ -207,6 +237,7 @@ def make_photographs(data: Data, inventory_path: Path, out: Path) -> None:
 
     if complete(out, header):
         return
+    cli.limit_threads(1)  # for pictures this small, torch's threads cost ten times the work they share
     store.write_rows(
         out,
         header,
@@ -247,11 +278,11 @@ def check_tags(data: Data, inventory: Inventory) -> None:
     classes = keep_classes(source.classes, data, source.problems)
     now = tag_ids(source, classes, data)
     if classes.names != inventory.meta["classes"]:
-        raise cli.InputError(f"{inventory.path}: the classes are now {', '.join(classes.names)}; {AGAIN}")
+        raise InputError(f"{inventory.path}: the classes are now {', '.join(classes.names)}; {AGAIN}")
     for name, row in zip(inventory.ids, inventory.tags, strict=True):
         if now.get(name) != set(np.flatnonzero(row).tolist()):
             tags = "gone" if name not in now else ", ".join(classes.names[k] for k in sorted(now[name])) or "none"
-            raise cli.InputError(f"{inventory.path}: the tags of '{name}' have changed since, they are {tags}; {AGAIN}")
+            raise InputError(f"{inventory.path}: the tags of '{name}' have changed since, they are {tags}; {AGAIN}")
 
 
 def make_masks(data: Data, inventory_path: Path, out: Path) -> None:
@@ -296,9 +327,9 @@ def as_seen(inventory: Inventory, where: str, digest: bytes, root: Path | None) 
     try:
         content = looking.content(file)
     except OSError as error:
-        raise cli.InputError(f"{looking.unreadable(error)}. It was there when {inventory.path} was made") from None
+        raise InputError(f"{looking.unreadable(error)}. It was there when {inventory.path} was made") from None
     if looking.digest(content) != digest:
-        raise cli.InputError(f"{file}: has changed since {inventory.path} was made; {AGAIN}")
+        raise InputError(f"{file}: has changed since {inventory.path} was made; {AGAIN}")
     return content
 
 
@@ -309,7 +340,7 @@ def complete(out: Path, header: store.Header) -> bool:
 
 
 def code() -> str:
-    return recipe.code_digest("prepare")
+    return code_digest("prepare")
 
 
 def hashing(*parts: object) -> bytes:
@@ -343,24 +374,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         epilog="\n\n".join(_describe(settings, block) for block, settings in blocks.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--make", choices=MAKES, required=True, help="which artifact; the inventory comes first")
-    parser.add_argument("--inventory", type=Path, help="manifest of the inventory, for all others")
+    makers = {"photographs": make_photographs, "tags": make_tags, "masks": make_masks}
+    parser.add_argument("--make", choices=makers, required=True, help="which artifact")
     parser.add_argument("--settings", default="{}", help="JSON of the `data:` block of config.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="manifest to write, e.g. results/demo/inventory.json")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write, e.g. results/demo/photographs.json")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        try:
-            data = Data.model_validate_json(args.settings)
-        except ValidationError as error:
-            raise ConfigError(explain(error, "--settings")) from None
-        if args.make == "inventory":
-            make_inventory(data, args.out)
-        elif args.inventory is None:
-            raise ConfigError(f"--inventory is missing: {args.make} are made from the files that it lists")
-        else:
-            make = {"photographs": make_photographs, "tags": make_tags, "masks": make_masks}[args.make]
-            make(data, args.inventory, args.out)
+        data = parse_block(Data, args.settings, "--settings")
+        inventory = args.out.with_name("inventory.json")
+        up_to_date(data, inventory)
+        makers[args.make](data, inventory, args.out)
 
     cli.guarded(work)
 

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -120,7 +117,8 @@ class Data(Settings):
     @model_serializer(mode="wrap")
     def _own_block(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the blocks of other layouts, so that what is written can be read again."""
-        return {key: value for key, value in handler(self).items() if key not in {"demo", "voc", "folder"} - {self.format}}
+        others = {"demo", "voc", "folder"} - {self.format}
+        return {key: value for key, value in handler(self).items() if key not in others}
 
 
 class Evaluate(Settings):
@@ -162,7 +160,8 @@ class Config(Settings):
     def _path(cls, path: Path) -> Path:
         found = sorted(set(str(path)) & set(UNUSABLE))
         if found:
-            raise ValueError(f"a path without {' '.join(map(repr, found))} expected: Snakemake would take it for a pattern")
+            signs = " ".join(map(repr, found))
+            raise ValueError(f"a path without {signs} expected: Snakemake would take it for a pattern")
         return path.expanduser()
 
     @field_validator("steps", "recipes")

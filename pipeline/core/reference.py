@@ -21,8 +21,8 @@ INTRODUCTION = """# Every setting
 
 Written by `python -m pipeline.core.reference > docs/configuration.md`; a test keeps it in step with the code.
 
-`config.yaml` is read first; files given with `--configfile` override single keys of it, later ones win. Lengths are in pixels of the
-stored photographs (`data.max_side`), shares between 0 and 1. `null` stands for what the description says.
+`config.yaml` is read first; files given with `--configfile` override single keys of it, later ones win. Lengths are in
+pixels of the stored photographs (`data.max_side`), shares between 0 and 1. `null` stands for what the description says.
 """
 BLOCKS: dict[str, type[BaseModel]] = {
     "top level": Config,

@@ -125,7 +125,9 @@ def content(file: Path | Drawn) -> Content:
 
 
 def digest(content: Content) -> bytes:
-    return hashlib.blake2b(content if isinstance(content, bytes) else repr(content).encode(), digest_size=DIGEST).digest()
+    return hashlib.blake2b(
+        content if isinstance(content, bytes) else repr(content).encode(), digest_size=DIGEST
+    ).digest()
 
 
 def photograph(content: Content) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The layout of the PASCAL VOC devkit, which many other data sets share.
 
-    JPEGImages/, SegmentationClass/ or another folder of masks, ImageSets/Segmentation/*.txt,
-    Annotations/ or tags.csv where the tags come from there, classes.txt where the classes are not VOC's twenty
+JPEGImages/, SegmentationClass/ or another folder of masks, ImageSets/Segmentation/*.txt,
+Annotations/ or tags.csv where the tags come from there, classes.txt where the classes are not VOC's twenty
 """
 
 from __future__ import annotations

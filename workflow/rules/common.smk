@@ -10,17 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.core import cards, digest, recipe as recipes, resources as costs
-from pipeline.core.config import METHODS, ConfigError
+from pipeline.core import digest, recipe as recipes
+from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
-from pipeline.datasets.fingerprint import Scan, scan
+from pipeline.core.steps import METHODS
+from pipeline.datasets.fingerprint import UNKNOWN, fingerprints, settings_of
 
 try:
     CONFIG = parse_config(config)
     NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
     # A job's own Snakemake, on a node of a cluster, looks at no photograph: what it would find decides nothing there.
-    SCAN = scan(CONFIG.data) if workflow.is_main_process else Scan.unknown()
-    if not SCAN.masks:
+    SCAN = fingerprints(CONFIG.data) if workflow.is_main_process else UNKNOWN
+    if not SCAN.masked:
         for (name, _), nodes in NODES.items():
             recipes.refuse_without_masks(name, nodes)
 except ConfigError as error:
@@ -85,11 +86,6 @@ def code(wildcards):
     return digest.code_digest(step.settings.stage, step.choices)
 
 
-def asks(what):
-    """What a step's job asks for: minutes or megabytes, from the size of the data, more with each retry."""
-    return lambda wildcards, attempt: getattr(costs.estimate(node(wildcards.folder).settings, SCAN.photographs, CONFIG.data.max_side), what) * attempt
-
-
 def reports():
     return [f"{ROOT}/report/{name}-seed{seed}.html" for name, seed in NODES]
 
@@ -103,7 +99,7 @@ def planned(recipe, seed):
 
 
 def metrics_of(step):
-    return f"{ROOT}/{step.folder}/{step.kind}.metrics.json" if step.scored and SCAN.masks else None
+    return f"{ROOT}/{step.folder}/{step.kind}.metrics.json" if step.scored and SCAN.masked else None
 
 
 def stages(wildcards):

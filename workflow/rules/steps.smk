@@ -17,8 +17,8 @@ for method, about in METHODS.items():
         threads: about.threads
         resources:
             gpu=int(about.trains or about.infers),
-            mem_mb=asks("mem_mb"),
-            runtime=asks("minutes"),
+            mem_mb=more(4000),
+            runtime=more(240),
         params:
             command=command,
             code=code,
