@@ -1,6 +1,6 @@
 """Small SVG charts that live inside an HTML page: they take its colours (light or dark) and its type; no script.
 
-Colours and strokes are CSS classes of the page (core/report.html.j2); every mark says its value in a <title>.
+Colours and strokes are CSS classes of the page (report/page.html.j2); every mark says its value in a <title>.
 """
 
 from __future__ import annotations

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.core import data, train
-from pipeline.core.models import Backbone
 from pipeline.core.store import Artifact
+from pipeline.core.train import autocast
+from pipeline.kernels.triplets import embed
+from pipeline.kinds import photographs
+from pipeline.kinds.pixels import crop
+from pipeline.networks.trunk import Backbone
 
 
 def choose_patches(bank: Artifact, most: int, seed: int = 0) -> np.ndarray:
@@ -25,22 +28,22 @@ def choose_patches(bank: Artifact, most: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.asarray(chosen[:most], np.int64))
 
 
-def patch_images(images: Artifact, bank: Artifact, rows: np.ndarray, size: int) -> np.ndarray:
+def patch_images(pictures: Artifact, bank: Artifact, rows: np.ndarray, size: int) -> np.ndarray:
     """These patches, cut out, uint8 [P,size,size,3]."""
     sources, boxes = bank.read("image"), bank.read("box")
-    return np.stack([data.crop(data.image(images, int(sources[row])), boxes[row], size) for row in rows])
+    return np.stack([crop(photographs.image(pictures, int(sources[row])), boxes[row], size) for row in rows])
 
 
 @torch.inference_mode()
 def features(net: Backbone, patches: np.ndarray, pool: int, device: str, precision: str) -> np.ndarray:
-    """What triplet tuning compares: the last feature map pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
+    """What triplet tuning compares: the embedding, pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
     net.to(device).eval()
     out = []
     for start in range(0, len(patches), 32):
         x = torch.from_numpy(np.ascontiguousarray(patches[start : start + 32].transpose(0, 3, 1, 2)))
-        with train.autocast(device, precision):
-            maps = net(x.to(device))[-1]
-        out.append(F.normalize(F.adaptive_avg_pool2d(maps.float(), pool).flatten(1), dim=1).cpu())
+        with autocast(device, precision):
+            maps = net.embedding(x.to(device))
+        out.append(embed(F.adaptive_avg_pool2d(maps.float(), pool)).cpu())
     return torch.cat(out).numpy()
 
 
@@ -73,18 +76,16 @@ def silhouette(vectors: np.ndarray, classes: np.ndarray) -> float:
 
 
 def flatten(vectors: np.ndarray) -> tuple[np.ndarray, str]:
-    """Vectors → points [P,2] and the name of the method: t-SNE where scikit-learn is installed, else principal axes."""
+    """Vectors → points [P,2] and the name of the method: t-SNE, for fewer than ten points the principal axes."""
     centred = vectors - vectors.mean(0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
     axes = (left * scale)[:, :50]
     if axes.shape[1] < 2:
         axes = np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
     axes *= np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1, 1)  # SVD leaves the sign open
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        return axes[:, :2], "PCA"
     if len(axes) < 10:
         return axes[:, :2], "PCA"
+    from sklearn.manifold import TSNE  # takes seconds, and few pages have a map
+
     perplexity = min(30.0, (len(axes) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(axes), "t-SNE"

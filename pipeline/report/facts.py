@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from pipeline.core import charts, data, show, store
-from pipeline.core.config import METHODS, Evaluate
+from pipeline.core import show
+from pipeline.core.config import Evaluate
+from pipeline.core.steps import METHODS
+from pipeline.kinds import classes, masks, photographs, tags
+from pipeline.report import charts
+from pipeline.report.dataset import Dataset
 from pipeline.report.ladder import Stage
 
 
@@ -27,20 +31,29 @@ def training_curves(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def erasing_rounds(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """What the last erasing round of each chain knows of all rounds: loss, recall, share mined, why it stopped."""
-    followed = [stage.parent("seeds", stages) for stage in stages if stage.method == "erase"]
-    ends = [stage for stage in stages if stage.method == "erase" and not any(stage is other for other in followed)]
+    """Per chain of erasing, what each round says of itself: loss, recall, share mined, why it stopped.
+
+    A round is two steps, the training that erases and the one that mines; the first round is whatever made seeds first.
+    """
+    mines = [stage for stage in stages if stage.method == "mine"]
+    followed = [stage.parent("seeds", stages) for stage in mines]
     found = []
-    for end in ends:
+    for end in mines:
+        if any(end is other for other in followed):
+            continue
         chain = [end]
         while before := chain[0].parent("seeds", stages):
             chain.insert(0, before)
-        rounds = end.artifact.meta["rounds"]
-        rows = [
-            {"stage": stage.name, "colour": show.css(show.round_colour(number)), **entry, "passed": False}
-            for number, (stage, entry) in enumerate(zip(chain, rounds, strict=False), 1)
-        ]
-        rows += [{"stage": stage.name, "passed": True} for stage in chain[len(rounds) :]]
+        rows, known = [], 0
+        for stage in chain:
+            classifier = stage.parent("classifier", stages)
+            names = [step.name for step in (classifier, stage) if step and step.method in ("erase", stage.method)]
+            entries = stage.artifact.meta["rounds"]
+            for number, entry in enumerate(entries[known:], known + 1):
+                rows.append({"steps": names, "round": number, "colour": show.css(show.round_colour(number)), **entry})
+            if len(entries) == known:
+                rows.append({"steps": names, "round": None})
+            known = len(entries)
         found.append({"name": end.name, "rows": rows})
     return found
 
@@ -70,12 +83,12 @@ def costs(stages: Sequence[Stage]) -> dict[str, Any]:
     }
 
 
-def protocol(images: store.Artifact, stages: Sequence[Stage], seed: int, evaluate: Evaluate) -> list[tuple[str, str]]:
+def protocol(data: Dataset, stages: Sequence[Stage], seed: int, evaluate: Evaluate) -> list[tuple[str, str]]:
     """What one must know to read the numbers."""
-    meta, has_mask = images.meta, images.read("has_mask")
+    pictures, has_mask = data.photographs, masks.has_mask(data.masks)
     counts = []
     for name, what in (("train", "trained on"), ("score", "label quality"), ("val", "final network")):
-        rows = data.split(images, name)
+        rows = photographs.split(pictures, name)
         counts.append(f"{name} {len(rows)} ({what}; {int(has_mask[rows].sum())} with masks)")
     weights = [stage for stage in stages if stage.kind == "weights"]
     nets = ", ".join(f"{stage.name}: {stage.artifact.meta['backbone']}" for stage in weights)
@@ -86,10 +99,10 @@ def protocol(images: store.Artifact, stages: Sequence[Stage], seed: int, evaluat
     ]
     scales = " ".join(f"{scale:g}" for scale in evaluate.scales)
     return [
-        ("data set", " · ".join(str(x) for x in (images.path.parent.name, meta.get("format")) if x)),
-        ("images", f"{len(has_mask)}, longer side at most {images['rgb'].shape[1]} px; scored at original size"),
+        ("data set", " · ".join(str(x) for x in (pictures.path.parent.name, pictures.meta.get("format")) if x)),
+        ("images", f"{len(has_mask)}, longer side at most {pictures['rgb'].shape[1]} px; scored at original size"),
         ("splits", "; ".join(counts)),
-        ("tags from", str(meta.get("tags_from", "not recorded"))),
+        ("tags from", str(data.tags.meta.get("tags_from", "not recorded"))),
         ("initial weights", (nets or "none") + (f" (gray input: {gray})" if gray else "")),
         ("seed", f"{seed}"),
         ("precision", ", ".join(precisions) or "not recorded"),
@@ -99,10 +112,11 @@ def protocol(images: store.Artifact, stages: Sequence[Stage], seed: int, evaluat
     ]
 
 
-def class_legend(images: store.Artifact) -> list[dict[str, Any]]:
-    names, tags = data.class_names(images), data.image_tags(images)
-    counts = {split: tags[data.split(images, split)].sum(0) for split in ("train", "val")}
+def class_legend(data: Dataset) -> list[dict[str, Any]]:
+    """Every class with its colour and how many images are tagged with it; the background is no tag."""
+    names, table, tagged = data.classes, tags.tags(data.tags), set(classes.foreground(data.tags).tolist())
+    counts = {split: table[photographs.split(data.photographs, split)].sum(0) for split in ("train", "val")}
     return [
-        {"name": name, "colour": show.css(colour), **{s: int(n[k - 1]) if k else None for s, n in counts.items()}}
+        {"name": name, "colour": show.css(colour), **{s: int(n[k]) if k in tagged else None for s, n in counts.items()}}
         for k, (name, colour) in enumerate(zip(names, show.palette(len(names)), strict=True))
     ]

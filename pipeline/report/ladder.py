@@ -6,7 +6,6 @@ Legend: C classes; a confusion matrix is int64 [C, C+1], its last column 'unlabe
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.core import cli, metrics, store
+from pipeline.core import metrics, store
+from pipeline.core.config import ConfigError, explain
+from pipeline.core.job import InputError
+from pipeline.core.steps import Settings
+from pipeline.kinds import classes
 
 WHAT = {"labels": "label map", "model": "prediction"}
+
+
+class Entry(Settings):
+    """What the workflow says of one stage. inputs: role → manifest."""
+
+    step: str
+    method: str
+    folder: str
+    kind: str
+    manifest: Path
+    inputs: dict[str, Path] = Field(default_factory=dict)
+    metrics: Path | None = None
+    benchmark: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class Stage:
     folder: str
     kind: str
     artifact: store.Artifact
+    inputs: dict[str, Path]
     metrics: store.Artifact | None
     cost: dict[str, float] | None
 
@@ -36,15 +54,10 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         return self.artifact.manifest["settings"]
 
-    def parent(self, kind: str, stages: Sequence[Stage]) -> Stage | None:
-        """The stage whose artifact of this kind it was made from.
-
-        Only earlier stages count: an erasing round that passed its seeds on has the digest of the round before.
-        """
-        digest = self.artifact.manifest["parents"].get(kind)
-        place = next(k for k, stage in enumerate(stages) if stage is self)
-        earlier = (stage for stage in reversed(stages[:place]) if stage.kind == kind)
-        return next((stage for stage in earlier if stage.artifact.digest == digest), None)
+    def parent(self, role: str, stages: Sequence[Stage]) -> Stage | None:
+        """The stage that plays this role for it; None where nothing does, or the data set itself."""
+        path = self.inputs.get(role)
+        return next((stage for stage in stages if stage.artifact.path == path), None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Score:
     split: str
     images: int
     matrix: np.ndarray
+    background: int | None
     look: str
 
     @property
@@ -63,12 +77,16 @@ class Score:
         return not self.matrix.sum()
 
     @property
+    def iou(self) -> np.ndarray:
+        return metrics.per_class_iou(self.matrix, background=self.background)
+
+    @property
     def miou(self) -> float:
-        return metrics.miou(self.matrix)
+        return metrics.miou(self.matrix, background=self.background)
 
     @property
     def miou_labelled(self) -> float:
-        return metrics.miou(self.matrix, "ignore")
+        return metrics.miou(self.matrix, "ignore", self.background)
 
     @property
     def coverage(self) -> float:
@@ -85,26 +103,30 @@ class Score:
 def read_stages(text: str) -> list[Stage]:
     """Stages from the JSON list that the workflow passes, as text or as a file."""
     try:
-        entries = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text())
-    except (OSError, ValueError) as error:
-        raise cli.InputError(f"--stages: a JSON list, or a file with one, expected ({error})") from None
-    steps = [entry["step"] for entry in entries]
+        written = text if text.lstrip().startswith("[") else Path(text).read_text()
+    except OSError as error:
+        raise InputError(f"--stages: a JSON list, or a file with one, expected ({error})") from None
+    try:
+        entries = TypeAdapter(list[Entry]).validate_json(written)
+    except ValidationError as error:
+        raise ConfigError(explain(error, "--stages")) from None
+    steps = [entry.step for entry in entries]
     stages = []
     for number, entry in enumerate(entries):
-        step = entry["step"]
+        step = entry.step
         name = f"{step} {steps[: number + 1].count(step)}" if steps.count(step) > 1 else step
-        scores = store.Artifact(entry["metrics"], "metrics") if entry.get("metrics") else None
-        artifact = store.Artifact(entry["manifest"], entry["kind"])
-        cost = read_benchmark(entry.get("benchmark"))
-        stages.append(Stage(name, entry["method"], entry["folder"], entry["kind"], artifact, scores, cost))
+        scores = store.Artifact(entry.metrics, "metrics") if entry.metrics else None
+        artifact = store.Artifact(entry.manifest, entry.kind)
+        cost = read_benchmark(entry.benchmark)
+        stages.append(Stage(name, entry.method, entry.folder, entry.kind, artifact, entry.inputs, scores, cost))
     return stages
 
 
-def read_benchmark(path: str | None) -> dict[str, float] | None:
+def read_benchmark(path: Path | None) -> dict[str, float] | None:
     """Snakemake's benchmark table → seconds, peak memory (MB), CPU seconds; None where there is none."""
-    if not path or not Path(path).is_file():
+    if not path or not path.is_file():
         return None
-    with Path(path).open() as file:
+    with path.open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
 
     def number(name: str) -> float:
@@ -119,53 +141,31 @@ def read_benchmark(path: str | None) -> dict[str, float] | None:
 # -------------------------------------------------------------------------------------------------------- scores
 
 
-def used_threshold(stage: Stage, stages: Sequence[Stage]) -> tuple[float, str] | None:
-    """The score threshold at which the next step reads these seeds, and that step; None if it reads mined regions."""
-    if stage.kind != "seeds" or len(stage.artifact.meta["rounds"]) > 1:
-        return None
-    for other in stages:
-        if other.parent("seeds", stages) is stage:
-            if other.method == "crf":
-                return other.settings["foreground"], other.name
-            if other.method == "erase" and other.settings["reading"] != "top_pixels":
-                t = other.settings["threshold"]
-                return t if other.settings["reading"] == "of_max" else 1 - t, other.name
-    return None
-
-
-def scores_of(stage: Stage, stages: Sequence[Stage]) -> list[Score]:
-    """The scores of a stage worth showing. Exactly one per split is 'main': what the next step really works with."""
+def scores_of(stage: Stage) -> list[Score]:
+    """The scores of a stage worth showing. Exactly one per split is 'main': what the next step works with."""
     if stage.metrics is None:
         return []
-    meta, confusion = stage.metrics.meta, stage.metrics.read("confusion")
-    used = used_threshold(stage, stages)
+    meta, background = stage.metrics.meta, classes.background(stage.metrics)
     found = []
-    for matrices, split in zip(confusion, meta["splits"], strict=True):
-        for k, what, look in chosen_levels(stage.kind, meta["thresholds"], [metrics.miou(m) for m in matrices], used):
-            found.append(Score(stage, what, split, meta["images"][split], matrices[k], look))
+    for matrices, split in zip(stage.metrics.read("confusion"), meta["splits"], strict=True):
+        mious = [metrics.miou(matrix, background=background) for matrix in matrices]
+        for k, what, look in chosen_levels(stage.kind, meta["thresholds"], mious):
+            found.append(Score(stage, what, split, meta["images"][split], matrices[k], background, look))
     return found
 
 
 def chosen_levels(
-    kind: str, levels: Sequence[float | str | None], mious: Sequence[float], used: tuple[float, str] | None
+    kind: str, levels: Sequence[float | str | None], mious: Sequence[float]
 ) -> list[tuple[int, str, str]]:
     """Which entries of the threshold axis to show: (position, what it is, look).
 
-    Entries that are no number stand for the thing itself (a label map, a prediction, the mined region).
+    Entries that are no number stand for the thing itself: a label map, a prediction, the region that seeds claim.
     """
-    at = {k: float(t) for k, t in enumerate(levels) if isinstance(t, int | float)}
+    numbers = {k: float(t) for k, t in enumerate(levels) if isinstance(t, int | float)}
     found = [
-        (k, str(t or WHAT.get(kind, kind)).replace("mined", "mined region"), "main")
-        for k, t in enumerate(levels)
-        if k not in at
+        (k, f"{t} region" if t else WHAT.get(kind, kind), "main") for k, t in enumerate(levels) if k not in numbers
     ]
-    if at and used and not found:
-        near = min(at, key=lambda k: abs(at[k] - used[0]))
-        off = "" if math.isclose(at[near], used[0], abs_tol=1e-6) else f" (its threshold is {used[0]:g})"
-        found.append((near, f"scores > {at[near]:g}, as {used[1]} reads them{off}", "main"))
-    if at:
-        best = max(at, key=lambda k: np.nan_to_num(mious[k], nan=-1.0))
-        found.append(
-            (best, f"scores > {at[best]:g}, the best single threshold on this split", "best" if found else "main")
-        )
+    if numbers:
+        best = max(numbers, key=lambda k: np.nan_to_num(mious[k], nan=-1.0))
+        found.append((best, f"scores > {numbers[best]:g}, the best single threshold on this split", "best"))
     return found

@@ -3,7 +3,7 @@
 The page needs no network and no other file. Every number says its split (score = training images with masks, on which
 label quality is measured; val = what the final network is measured on) and its stage.
 
-Reads: images, every artifact of a recipe, their metrics and Snakemake's benchmark tables where they are there.
+Reads: photographs, tags, masks, every artifact of a recipe; their metrics and Snakemake's benchmark tables, if any.
 Writes: one .html. Cost: inference on a few validation images; for each triplet step, features of at most 300 patches.
 """
 
@@ -17,18 +17,19 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from pipeline.core import cli, data, metrics, show, store
-from pipeline.core.config import ConfigError, Evaluate, explain
-from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.report.gallery import Album, contact_sheet, spread, thumbnail_side
-from pipeline.core.inference import probabilities
-from pipeline.report.ladder import Score, Stage, read_stages, scores_of, used_threshold
-from pipeline.core.models import for_inference, load_backbone, load_segmenter
+from pipeline.core import cli, metrics, show, store
+from pipeline.core.config import Evaluate, parse_block
+from pipeline.core.steps import DATA
+from pipeline.kinds import classes, masks, photographs, tags
+from pipeline.report import charts, embedding, facts
+from pipeline.report.dataset import Dataset
+from pipeline.report.gallery import Album, Strip, contact_sheet, spread, thumbnail_side
+from pipeline.report.ladder import Score, Stage, read_stages, scores_of
 
 PATCHES = 300  # in an embedding map
-TEMPLATE = Path(__file__).parent / "core" / "report.html.j2"
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+PICTURES = {"saliency": 1, "seeds": 2, "labels": 1, "soft": 2, "model": 2}  # of one photograph, by kind
 
 
 def ladder_chart(scores: Sequence[Score]) -> str:
@@ -51,92 +52,77 @@ def threshold_chart(stages: Sequence[Stage]) -> str:
     series = []
     for stage in stages:
         if stage.kind == "seeds" and stage.metrics is not None:
-            levels = stage.metrics.meta["thresholds"]
-            pairs = [(t, metrics.miou(m)) for t, m in zip(levels, stage.metrics.read("confusion")[0], strict=True)]
-            numeric = [(t, value) for t, value in pairs if isinstance(t, int | float)]
+            levels, none = stage.metrics.meta["thresholds"], classes.background(stage.metrics)
+            pairs = zip(levels, stage.metrics.read("confusion")[0], strict=True)
+            numeric = [(t, metrics.miou(m, background=none)) for t, m in pairs if isinstance(t, int | float)]
             series.append(charts.Line(stage.name, [t for t, _ in numeric], [value for _, value in numeric]))
     return charts.lines(series, "threshold t", percent=True, width=520, height=240) if series else ""
 
 
 def class_table(scores: Sequence[Score]) -> list[list[float]]:
     """IoU of every class (row) for the main score of every stage (column); NaN where a class is absent."""
-    return np.stack([metrics.per_class_iou(score.matrix) for score in scores], 1).tolist() if scores else []
+    return np.stack([score.iou for score in scores], 1).tolist() if scores else []
 
 
 # ------------------------------------------------------------------------------------------------------ pictures
 
 
 def predictor(
-    images: store.Artifact, stage: Stage, settings: Evaluate, device: str, precision: str
+    data: Dataset, model: store.Artifact, settings: Evaluate, device: str, precision: str
 ) -> Callable[[int], np.ndarray]:
-    """Row → label map of a model, made as its scores were: same scales, mirror images and CRF."""
-    model = for_inference(load_segmenter(stage.artifact), device)
+    """Row → label map of a model as it was scored, at the true mask's size; without a mask at the photograph's."""
+    from pipeline.networks.door import open_network, predict_labels  # a page without a model need not wait for it
+
+    network = open_network(model, device, precision, settings.scales, settings.flip)
 
     def predict(i: int) -> np.ndarray:
-        rgb = data.image(images, i)
-        scores = probabilities(
-            model, rgb, scales=settings.scales, flip=settings.flip, device=device, precision=precision
-        )
-        if settings.crf:
-            scores = dense_crf(rgb, scores, DeepLabKernels())
-        return scores.argmax(0).astype(np.uint8)
+        rgb, truth = photographs.image(data.photographs, i), data.truth(i)
+        height, width = rgb.shape[:2] if truth is None else truth.shape
+        return predict_labels(network, rgb, (height, width), crf=settings.crf)
 
     return predict
 
 
-def choose_images(images: store.Artifact, stages: Sequence[Stage], split: str, count: int) -> list[int]:
+def choose_images(data: Dataset, stages: Sequence[Stage], split: str, count: int) -> list[int]:
     """Images to show: of this split, with masks if any has one, and covered by the labels if any is."""
-    rows = data.split(images, split)
-    conditions = [images.read("has_mask")]
+    rows = photographs.split(data.photographs, split)
+    conditions = [masks.has_mask(data.masks)]
     if split != "val":
-        conditions += [stage.artifact.read("covered") for stage in stages if stage.kind == "labels"]
+        conditions += [stage.artifact.read("covered") for stage in stages if stage.kind in ("labels", "soft")]
     for condition in conditions:
         rows = rows[condition[rows]] if condition[rows].any() else rows
-    return spread(data.image_tags(images), rows, count)
+    return spread(tags.tags(data.tags), rows, count)
 
 
 def galleries(
-    images: store.Artifact,
-    stages: Sequence[Stage],
-    count: int,
-    predictors: dict[str, Callable[[int], np.ndarray]],
-) -> dict[str, list]:
+    data: Dataset, stages: Sequence[Stage], count: int, predictors: dict[str, Callable[[int], np.ndarray]]
+) -> dict[str, list[Strip]]:
     """Strips of training images through every stage, and of validation images through every model."""
-    per_stage = {"saliency": 1, "seeds": 2, "labels": 1, "model": 2}
-    album = Album(images, thumbnail_side(count * (4 + sum(per_stage.get(stage.kind, 0) for stage in stages))))
-    makers = []
-    for stage in stages:
-        if stage.kind == "saliency":
-            makers.append(album.saliency(stage.artifact, stage.name))
-        elif stage.kind == "seeds":
-            used = used_threshold(stage, stages)
-            makers.append(album.seeds(stage.artifact, stage.name, used[0] if used else None))
-        elif stage.kind == "labels":
-            makers.append(album.labels(stage.artifact, stage.name))
-    train = choose_images(images, stages, "score" if len(data.split(images, "score")) else "train", count)
-    val = choose_images(images, stages, "val", count) if predictors else []
+    album = Album(data, thumbnail_side(count * (4 + sum(PICTURES.get(stage.kind, 0) for stage in stages))))
+    draw = {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+    makers = [draw[stage.kind](stage.artifact, stage.name) for stage in stages if stage.kind in draw]
+    split = "score" if len(photographs.split(data.photographs, "score")) else "train"
+    train = choose_images(data, stages, split, count) if makers else []
+    val = choose_images(data, stages, "val", count) if predictors else []
     models = [album.predictions(predict, name) for name, predict in predictors.items()]
-    return {
-        "train": [album.strip(i, [*makers, album.truth]) for i in train] if makers else [],
-        "val": [album.strip(i, [*models, album.truth]) for i in val],
-    }
+    return {"train": album.strips(train, makers), "val": album.strips(val, models)}
 
 
-def embedding_maps(
-    images: store.Artifact, stages: Sequence[Stage], device: str, precision: str
-) -> list[dict[str, Any]]:
+def embedding_maps(data: Dataset, stages: Sequence[Stage], device: str, precision: str) -> list[dict[str, Any]]:
     """For every triplet step: bank patches in the feature space before and after it."""
     maps = []
     for after in (stage for stage in stages if stage.method == "triplet"):
         source, before = after.parent("patches", stages), after.parent("weights", stages)
         if source is None or before is None:
             continue
+        from pipeline.networks.backbones import load_backbone  # see `predictor`
+
         bank = source.artifact
         rows = embedding.choose_patches(bank, PATCHES)
-        classes, sources = bank.read("class")[rows], bank.read("image")[rows]
-        patches = embedding.patch_images(images, bank, rows, bank.meta["size"])
-        names = [bank.meta["classes"][k] for k in classes]
-        colours = [show.css(show.palette()[k]) for k in classes]
+        ids, sources = bank.read("class")[rows], bank.read("image")[rows]
+        patches = embedding.patch_images(data.photographs, bank, rows, bank.meta["size"])
+        names = [classes.names(bank)[k] for k in ids]
+        colours = [show.css(show.palette()[k]) for k in ids]
         panels = []
         for stage in (before, after):
             net = load_backbone(stage.artifact, after.settings["stride"])
@@ -145,12 +131,12 @@ def embedding_maps(
             panels.append(
                 {
                     "name": stage.name,
-                    "neighbour": embedding.neighbour_accuracy(vectors, classes, sources),
-                    "silhouette": embedding.silhouette(vectors, classes),
+                    "neighbour": embedding.neighbour_accuracy(vectors, ids, sources),
+                    "silhouette": embedding.silhouette(vectors, ids),
                     "chart": charts.scatter(points, colours, names),
                 }
             )
-        chance = float(max(np.bincount(classes)) / len(classes))
+        chance = float(max(np.bincount(ids)) / len(ids))
         maps.append({"name": after.name, "patches": len(rows), "method": method, "chance": chance, "panels": panels})
     return maps
 
@@ -158,11 +144,19 @@ def embedding_maps(
 # ---------------------------------------------------------------------------------------------------------- page
 
 
+def quality(scores: Sequence[Score], stages: Sequence[Stage]) -> Score | None:
+    """The score of the labels that the last network learns from; where there is none, of the last labels."""
+    models = [stage for stage in stages if stage.kind == "model"]
+    source = models[-1].parent("labels", stages) if models else None
+    found = [score for score in scores if score.look == "main" and score.stage.kind == "labels" and not score.empty]
+    return next((score for score in reversed(found) if not models or score.stage is source), None)
+
+
 def run(
     recipe: str,
     seed: int,
-    images_path: Path,
-    stages_text: str,
+    data: Dataset,
+    stages: list[Stage],
     evaluate: Evaluate,
     count: int,
     out: Path,
@@ -170,11 +164,12 @@ def run(
     precision: str = "f32",
 ) -> None:
     """Gather everything and write the page."""
-    images, stages = store.Artifact(images_path, "images"), read_stages(stages_text)
-    scores = [score for stage in stages for score in scores_of(stage, stages)]
+    scores = [score for stage in stages for score in scores_of(stage)]
     main = [score for score in scores if score.look == "main"]
     models = {
-        stage.name: predictor(images, stage, evaluate, device, precision) for stage in stages if stage.kind == "model"
+        stage.name: predictor(data, stage.artifact, evaluate, device, precision)
+        for stage in stages
+        if stage.kind == "model"
     }
     banks = [stage for stage in stages if stage.kind == "patches"]
     page = render(
@@ -182,19 +177,21 @@ def run(
         seed=seed,
         stages=stages,
         scored=any(not score.empty for score in scores),
-        protocol=facts.protocol(images, stages, seed, evaluate),
-        classes=facts.class_legend(images),
+        any_mask=bool(masks.has_mask(data.masks).any()),
+        protocol=facts.protocol(data, stages, seed, evaluate),
+        classes=facts.class_legend(data),
+        background=data.background is not None,
         scores=scores,
         final=next((score for score in reversed(main) if score.split == "val" and not score.empty), None),
-        quality=next((s for s in reversed(main) if s.stage.kind == "labels" and not s.empty), None),
+        quality=quality(scores, stages),
         ladder=ladder_chart(scores),
         thresholds=threshold_chart(stages),
         class_heads=main,
         class_rows=class_table(main),
-        strips=galleries(images, stages, count, models),
+        strips=galleries(data, stages, count, models),
         rounds=facts.erasing_rounds(stages),
-        banks=[{"name": stage.name, "rows": contact_sheet(images, stage.artifact)} for stage in banks],
-        maps=embedding_maps(images, stages, device, precision),
+        banks=[{"name": stage.name, "rows": contact_sheet(data.photographs, stage.artifact)} for stage in banks],
+        maps=embedding_maps(data, stages, device, precision),
         curves=facts.training_curves(stages),
         settings=[facts.settings_of(stage) for stage in stages],
         costs=facts.costs(stages),
@@ -230,9 +227,10 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m pipeline.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", required=True, help="its name, for the title")
-    parser.add_argument("--images", type=Path, required=True)
+    for kind in DATA:
+        parser.add_argument(f"--{kind}", type=Path, required=True, help=f"manifest of the data set's {kind}")
     parser.add_argument(
-        "--stages", required=True, help="JSON list (or a file): step, method, folder, kind, manifest, …"
+        "--stages", required=True, help="JSON list (or a file): step, method, folder, kind, manifest, inputs, …"
     )
     parser.add_argument("--evaluate", default="{}", help="JSON of the `evaluate:` block of config.yaml")
     parser.add_argument("--show", type=int, default=8, help="pictures shown at every stage")
@@ -243,14 +241,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    try:
-        evaluate = TypeAdapter(Evaluate).validate_json(args.evaluate)
-    except ValidationError as error:
-        raise ConfigError(explain(error, "--evaluate")) from None
+    evaluate = parse_block(Evaluate, args.evaluate, "--evaluate")
+    data, stages = Dataset.open(args.photographs, args.tags, args.masks), read_stages(args.stages)
     cli.limit_threads(args.threads)
-    device = cli.pick_device(args.device)
-    precision = cli.pick_precision(args.precision, device)
-    run(args.recipe, args.seed, args.images, args.stages, evaluate, args.show, args.out, device, precision)
+    # Without a model the job asks the cluster for no GPU (rules/report.smk), so it must not take one.
+    network = any(stage.kind == "model" for stage in stages)
+    device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
+    run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
 
 
 if __name__ == "__main__":
