@@ -8,7 +8,8 @@ thresholds the whole map and leaves it to the rules of the pseudo-mask to settle
 
 Reads: photographs, seeds, classifier (of `erase`). Makes: seeds = found f16 [N,K,g,g] and sure f16 [N,K] (this round's
 maps and the probability of each tag), and what follows from them: scores (largest so far), classes, claimed (the
-round that claimed a cell). Cost: one CAM pass; image by image. Once erasing has stopped, seeds are passed on at no cost.
+round that claimed a cell). Cost: one CAM pass; image by image. Once erasing has stopped, seeds are passed on at no
+cost.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def settle(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores f32 and claimed u8 [T,gh,gw] after round `number`.
 
-    before: the seeds of the rounds before. found: this round's maps [T,gh,gw]; sure: how probable each tag still is [T].
+    before: the seeds of the rounds before. found: this round's maps [T,gh,gw]; sure: how probable each tag still is,
+    [T].
     """
     fresh = found.astype(np.float32)
     fresh[sure < settings.recognised] = 0

@@ -114,7 +114,8 @@ class Colorizer(nn.Module):
 
 
 def colour_loss(chroma_scores: Tensor, hue_scores: Tensor, rgb: Tensor) -> Losses:
-    """CE(chroma) and 5·chroma·CE(hue), summed over B·P pixels: the hue of a nearly gray pixel hardly matters. Larsson et al., 3.1."""
+    """CE(chroma) and 5·chroma·CE(hue), summed over B·P pixels: the hue of a nearly gray pixel hardly matters.
+    Larsson et al., 3.1."""
     hue, chroma = hue_and_chroma(rgb)
     pixels = torch.tensor(chroma.numel())
     chroma_error = F.cross_entropy(chroma_scores.float().transpose(1, 2), bins(chroma), reduction="sum")

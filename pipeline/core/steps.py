@@ -4,7 +4,7 @@
              same kind the next nearest. 'labels|soft': the nearer of the two. 'saliency?': optional. 'labels@masks':
              only what the method `masks` made. Photographs, tags and masks come from the data set.
     makes    the kind of artifact; stage: the module that runs it; seeded: whether a seed changes the result.
-    gpu, threads, passes, memory: what a job asks for (core/resources.py).
+    gpu, threads, passes, seconds: what a job asks for, see core/resources.py. seconds: of one core, per megapixel.
     lengths  settings in pixels that follow from the photographs' longer side where they are not given.
 
 Adding a method means adding one class here and one stage file. This module must not import torch: a dry run has to
@@ -40,6 +40,7 @@ else:
     Sides = Annotated[tuple[PositiveInt, PositiveInt] | None, AfterValidator(_ascending)]
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 Stride = Literal[8, 16, 32]
+DENSE_CRF = 1.6  # seconds of one core per megapixel
 
 
 class Settings(BaseModel):
@@ -62,6 +63,14 @@ class Step(Settings):
     @property
     def gpu(self) -> bool:
         return self.trains or self.infers
+
+    def passes(self, side: int) -> float:
+        """How often a network runs forward over a photograph stored with this longer side; a training step is three."""
+        return 0.0
+
+    def seconds(self, side: int) -> float:
+        """What all else costs one core, per megapixel of the stored photograph."""
+        return 0.2
 
     def sized(self, side: int) -> Self:
         """These settings with every length that is not given set in proportion to the photographs' longer side."""
@@ -95,17 +104,23 @@ class Training(Step):
     milestones: tuple[float, ...] = Field((0.75,), description="step schedule: lr ÷ 10 at these shares of training")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of training with linearly rising lr")
 
+    def passes(self, side: int) -> float:
+        return 3 * self.epochs
+
 
 class CropTraining(Training):
     """Training on random crops, of a network with a new head."""
 
     lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.8}
-    crop: Length = Field(
+    crop: Length = Field(  # type: ignore[assignment]
         None, ge=32, description="side of the square training crop, pixels; null: in proportion to data.max_side"
     )
     scale: Range = Field((0.7, 1.5), description="random resize before cropping, smallest and largest")
     jitter: float = Field(0.2, ge=0, le=1, description="random brightness and contrast, 0 = none")
     head_lr: float = Field(10.0, gt=0, description="new layers learn this many times faster")
+
+    def passes(self, side: int) -> float:
+        return 3 * self.epochs * (self.crop / side) ** 2
 
 
 class Imagenet(Step):
@@ -140,7 +155,7 @@ class Proxy(CropTraining):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of training with linearly rising lr")
     jitter: float = Field(0.0, ge=0, le=1, description="random brightness and contrast, 0 = none")
     pixels: int = Field(256, ge=1, description="colorization: random pixels per image")
-    border: Length = Field(
+    border: Length = Field(  # type: ignore[assignment]
         None,
         ge=0,
         description="colorization: distance of those pixels from the edge; null: in proportion to data.max_side",
@@ -161,6 +176,14 @@ class Saliency(Step):
     method: Literal["saliency"] = "saliency"
     algorithm: Literal["rbd", "mb+", "ft"] = Field("rbd", description="mb+ needs the extra `mb` (numba)")
     side: int = Field(300, ge=32, description="computed at this longer side, then resized back")
+
+    def seconds(self, side: int) -> float:
+        return 0.7
+
+
+def _views(scales: tuple[float, ...], flip: bool) -> float:
+    """Passes over a photograph that is looked at in these sizes."""
+    return sum(scale * scale for scale in scales) * (1 + flip)
 
 
 class Classify(CropTraining):
@@ -192,6 +215,9 @@ class Cam(Claims):
     flip: bool = Field(True, description="mirror images too")
     grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
 
+    def passes(self, side: int) -> float:
+        return _views(self.scales, self.flip)
+
 
 class Erase(Classify):
     takes: ClassVar[dict[str, str]] = {**Classify.takes, "seeds": "seeds"}
@@ -222,6 +248,9 @@ class Mine(Claims):
     )
     stop_mined: float = Field(0.02, ge=0, le=1, description="stop when a round mines less new area than this")
 
+    def passes(self, side: int) -> float:
+        return _views(self.scales, self.flip) + 1
+
 
 class Crf(Step):
     takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "seeds": "seeds", "saliency": "saliency?"}
@@ -245,6 +274,9 @@ class Crf(Step):
     )
     bilateral_srgb: float = Field(8.0, gt=0, description="bilateral kernel: grey levels")
     bilateral_compat: float = Field(7.0, ge=0, description="bilateral kernel: weight")
+
+    def seconds(self, side: int) -> float:
+        return DENSE_CRF if self.refine == "crf" else 0.2
 
 
 class Masks(Step):
@@ -278,6 +310,12 @@ class Relabel(Step):
     flip: bool = Field(True, description="mirror images too")
     crf: bool = Field(False, description="refine the probabilities with the dense CRF first")
 
+    def passes(self, side: int) -> float:
+        return _views(self.scales, self.flip)
+
+    def seconds(self, side: int) -> float:
+        return DENSE_CRF if self.crf else 0.2
+
 
 class Merge(Step):
     takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "true": "labels@masks", "pseudo": "labels"}
@@ -301,10 +339,10 @@ class Patches(Step):
     method: Literal["patches"] = "patches"
     per_image: int = Field(10, ge=1, description="patches of an image in one draw")
     draws: int = Field(4, ge=1, description="draws per image kept in the bank")
-    sides: Sides = Field(
+    sides: Sides = Field(  # type: ignore[assignment]
         None, description="smallest and largest side, pixels; even; null: in proportion to data.max_side"
     )
-    size: Length = Field(
+    size: Length = Field(  # type: ignore[assignment]
         None, ge=16, le=1024, description="patches are resized to this side; null: in proportion to data.max_side"
     )
     background_share: float = Field(0.1, ge=0, lt=1, description="of the patches of an image")
@@ -326,6 +364,9 @@ class Triplet(Training):
     pool: int = Field(4, ge=1, description="side of the feature map that is flattened into the embedding")
     schedule: Literal["poly", "cosine", "step", "constant"] = Field("step", description="of the learning rate")
     weight_decay: float = Field(5e-4, ge=0, description="as the optimizer defines it")
+
+    def passes(self, side: int) -> float:
+        return 3 * self.epochs * 10 / 16  # ten patches of a quarter of the side, as `patches` draws them
 
 
 class Segment(CropTraining):
