@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.data import VOID, image, resize_image, resize_nearest  # integrator: kinds.pixels, kinds.photographs
+from pipeline.core.data import (  # integrator: kinds.pixels
+    VOID,
+    image,  # integrator: kinds.photographs
+    jitter,
+    resize_image,
+    resize_nearest,
+)
 from pipeline.core.store import Artifact
 from pipeline.kinds.soft import resize_maps
 
@@ -78,10 +84,3 @@ class Crops:
             sizes.append(size)
             places.append(slice(at, at + size))
         return (windows[0], windows[1]), (sizes[0], sizes[1]), (places[0], places[1])
-
-
-def jitter(rgb: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness and contrast of uint8 [h,w,3], factors within 1 ± strength."""
-    brightness, contrast = 1 + strength * rng.uniform(-1, 1, 2)
-    table = (np.arange(256) * brightness - 128) * contrast + 128
-    return np.clip(table, 0, 255).astype(np.uint8)[rgb]
