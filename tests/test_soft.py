@@ -312,7 +312,6 @@ def test_the_hard_loss_is_a_slow_mean_over_labelled_pixels() -> None:
 def test_a_network_learns_soft_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gray says how probable class 2 is; what is learned is that probability, not its rounding to a class."""
     monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
     rgb = np.random.default_rng(0).integers(0, 2, (6, 5, 5)).repeat(4, 1).repeat(4, 2).astype(np.uint8) * 200
     arrays = {"rgb": rgb[..., None].repeat(3, 3), "size": np.full((6, 2), 20, np.int32)}
     photographs = planted.rows_artifact(tmp_path / "p.json", "photographs", arrays, {"classes": ["n", "a", "b"]})

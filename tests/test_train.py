@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,10 +27,13 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Event files go to logs/ of the working directory."""
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a toy network is slower on more
+    yield
+    torch.set_num_threads(threads)
 
 
 def settings(**changes: object) -> Segment:
