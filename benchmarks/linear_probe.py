@@ -26,8 +26,9 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.core import cli, data, store  # noqa: E402
 from pipeline.core.models import Backbone, load_backbone  # noqa: E402
+
+from pipeline.core import cli, data, store  # noqa: E402
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 3

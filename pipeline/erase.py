@@ -80,7 +80,11 @@ def run(job: Job) -> None:
     still = recall(
         for_inference(model, job.device), erased, said.tags(tags), some, device=job.device, precision=job.precision
     )
-    entry = {"loss": float(curves["curve_loss"][-1]), "recall": round(still, 4), "epochs": settings.epochs}
+    entry: dict[str, Any] = {
+        "loss": float(curves["curve_loss"][-1]),
+        "recall": round(still, 4),
+        "epochs": settings.epochs,
+    }
     entry["stop"] = stop_reason(entry, rounds[0], settings)
     print(f"round {len(rounds) + 1}: {entry}", flush=True)
     meta |= {"round": len(rounds) + 1, "entry": entry}

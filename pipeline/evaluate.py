@@ -72,9 +72,7 @@ def seeds_counter(
             claimed = np.zeros((1, h, w), np.uint8)
         best = resize_nearest(ids[scores.argmax(0)], *truth.shape)
         score = resize_nearest(scores.max(0), *truth.shape)
-        matrices = at_thresholds(
-            truth, best, score, levels, number, number if background is None else background
-        )
+        matrices = at_thresholds(truth, best, score, levels, number, number if background is None else background)
         region = np.where(claimed > 0, scores, -1.0)
         found = np.where((claimed > 0).any(0), ids[region.argmax(0)], nothing).astype(np.uint8)
         whole = confusion(truth, resize_nearest(found, *truth.shape), number)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from pydantic import BaseModel
 
 from pipeline.core import cli, store
@@ -75,8 +76,6 @@ def up_to_date(data: Data, path: Path) -> None:
         attributes = store.attributes_of(store.store_of(path))
         if not path.is_file() or attributes.get("seen") != [seen, code()]:
             make_inventory(data, path)
-            import zarr
-
             # Not in the manifest: times of files do not change what is in them.
             zarr.open_group(store.store_of(path), mode="r+").attrs["seen"] = [seen, code()]
 
@@ -94,13 +93,15 @@ def locked(path: Path) -> Iterator[None]:
 
 def known_files(out: Path) -> Known:
     """What the previous inventory found, if there is one; Snakemake deletes manifests, never stores."""
-    attributes = store.attributes_of(store.store_of(out))
-    if "manifest" not in attributes:
+    folder = store.store_of(out)
+    if "manifest" not in store.attributes_of(folder):
         return {}
-    import zarr
-
-    group = zarr.open_group(store.store_of(out), mode="r")
-    keys, sizes, tags = (np.asarray(group[name][...]) for name in ("key", "size", "tags"))  # type: ignore[index]
+    try:
+        group = zarr.open_group(folder, mode="r")
+        keys, sizes, tags = (np.asarray(group[name][...]) for name in ("key", "size", "tags"))  # type: ignore[index]
+    except Exception as error:  # damaged, or of another version: zarr raises almost anything, and nothing is lost
+        print(f"{folder}: cannot be read ({error}); all files are looked at anew", flush=True)
+        return {}
     return {
         bytes(key): ((int(size[0]), int(size[1])), set(np.flatnonzero(row).tolist()))
         for key, size, row in zip(keys, sizes, tags, strict=True)

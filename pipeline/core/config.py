@@ -23,7 +23,7 @@ from pydantic import (
 from pipeline.core.steps import METHODS, AnyStep, Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
-UNUSABLE = "{}*?[]\n\r\t\"\\"  # in paths: wildcards to Snakemake, or what its own shell scripts break at
+UNUSABLE = '{}*?[]\n\r\t"\\'  # in paths: wildcards to Snakemake, or what its own shell scripts break at
 Block = TypeVar("Block", bound=BaseModel)
 
 

@@ -7,6 +7,7 @@ beside its place, synced, renamed, and then its folder is synced; so whoever fin
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import glob
 import os
 import shutil
@@ -39,6 +40,12 @@ def append(path: Path, line: str) -> None:
         _sync(file)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, for good."""
+    for changed in _make_folders(folder)[1:]:
+        sync_folder(changed)
+
+
 def rename(path: Path, target: Path) -> None:
     """Rename a folder, for good; the folder that is to hold it is made."""
     folders = _make_folders(target.parent)
@@ -67,10 +74,18 @@ def doomed(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.discarded")
 
 
+def settle(folder: Path) -> None:
+    """Make a tree as if no `write_atomic` in it had been killed: no temporary files, all names on the disk."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            if fnmatch.fnmatch(name, ".*.[0-9]*"):
+                Path(path, name).unlink(missing_ok=True)
+        sync_folder(Path(path))
+
+
 def remove_temporaries(path: Path) -> None:
-    """Remove what killed calls of `write_atomic` left of a file, or of all files below a folder."""
-    found = path.rglob(".*.[0-9]*") if path.is_dir() else path.parent.glob(f".{glob.escape(path.name)}.[0-9]*")
-    for temporary in list(found):
+    """Remove what killed calls of `write_atomic` left of a file."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
         temporary.unlink(missing_ok=True)
 
 

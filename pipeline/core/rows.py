@@ -191,6 +191,7 @@ class Rows:
                 lengths[name] = [len(row) for row in value]
                 _write_flat(self.arrays[name], self.offsets[name][-1], np.concatenate(value))
             else:
+                _file(self.arrays[name], start // SHARD).unlink(missing_ok=True)  # Zarr would read it, damaged or not
                 self.arrays[name][start : start + len(value)] = value
         self.extend(lengths)
         return lengths
@@ -224,6 +225,10 @@ class Rows:
 def whole(group: zarr.Group, name: str) -> np.ndarray:
     found: Any = group[name]
     return np.asarray(found[...])
+
+
+def _file(array: Any, shard: int) -> Path:
+    return Path(array.store.root, array.path, array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1)))
 
 
 def _write_flat(array: Any, start: int, data: np.ndarray) -> None:
@@ -304,6 +309,7 @@ class Previous:
     def __init__(self, store: Path, described: Mapping[str, Any], shapes: Shapes):
         self.names = list(shapes)
         self.index: dict[bytes, int] = {}
+        self.start = self.ahead = 0  # of the rows that `block` holds
         try:
             self.rows = Rows.complete(zarr.open_group(store, mode="r"), shapes_of(described))
             theirs = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in self.rows.shapes.items()}
@@ -320,9 +326,18 @@ class Previous:
         if i is None:
             return None
         try:
-            row = {name: value[0] for name, value in self.rows.read(i, i + 1).items()}
+            row = self._read(i)
             if row_digest(row, self.rows.shapes) == bytes(self.digests[i]):
                 return {name: row[name] for name in self.names}
         except Exception:  # damaged bytes may fail anywhere in zarr and its codecs
             pass
         return None
+
+    def _read(self, i: int) -> Row:
+        """Rows asked for one after the other are read a file at a time, others singly: a row costs zarr as much."""
+        at = i - self.start
+        if not 0 <= at < self.ahead:
+            ahead = min(SHARD - i % SHARD, len(self.digests) - i) if at == self.ahead else 1
+            self.block = self.rows.read(i, i + ahead)
+            self.start, self.ahead, at = i, ahead, 0
+        return {name: value[at] for name, value in self.block.items()}

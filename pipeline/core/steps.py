@@ -14,7 +14,7 @@ answer in about a second.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -32,7 +32,12 @@ def _ascending(pair: Any) -> Any:
 
 
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
-Sides = Annotated[tuple[PositiveInt, PositiveInt] | None, AfterValidator(_ascending)]
+if TYPE_CHECKING:  # a stage is only ever given settings that `sized` has filled in
+    Length = int
+    Sides = tuple[int, int]
+else:
+    Length = int | None
+    Sides = Annotated[tuple[PositiveInt, PositiveInt] | None, AfterValidator(_ascending)]
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 Stride = Literal[8, 16, 32]
 
@@ -95,7 +100,7 @@ class CropTraining(Training):
     """Training on random crops, of a network with a new head."""
 
     lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.8}
-    crop: int | None = Field(
+    crop: Length = Field(
         None, ge=32, description="side of the square training crop, pixels; null: in proportion to data.max_side"
     )
     scale: Range = Field((0.7, 1.5), description="random resize before cropping, smallest and largest")
@@ -135,7 +140,7 @@ class Proxy(CropTraining):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of training with linearly rising lr")
     jitter: float = Field(0.0, ge=0, le=1, description="random brightness and contrast, 0 = none")
     pixels: int = Field(256, ge=1, description="colorization: random pixels per image")
-    border: int | None = Field(
+    border: Length = Field(
         None,
         ge=0,
         description="colorization: distance of those pixels from the edge; null: in proportion to data.max_side",
@@ -299,7 +304,7 @@ class Patches(Step):
     sides: Sides = Field(
         None, description="smallest and largest side, pixels; even; null: in proportion to data.max_side"
     )
-    size: int | None = Field(
+    size: Length = Field(
         None, ge=16, le=1024, description="patches are resized to this side; null: in proportion to data.max_side"
     )
     background_share: float = Field(0.1, ge=0, lt=1, description="of the patches of an image")

@@ -35,7 +35,7 @@ import zarr
 
 from pipeline.core import durable
 from pipeline.core.durable import write_atomic
-from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, log, whole
+from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, is_ragged, log, whole
 
 __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "write_atomic", "write_rows", "write_table"]
 
@@ -280,7 +280,11 @@ def write_rows(
     meta may look at the finished group. tables: small whole arrays stored beside the rows (class list, splits).
     Memory: a few shards. A killed run continues after its last finished shard.
     """
-    rows, journal = _begin_rows(out, header, {**arrays, **(derived or {})}, fill or {}, len(keys))
+    shapes = {**arrays, **(derived or {})}
+    for name in fill or {}:
+        if name not in shapes or is_ragged(shapes[name][0]):
+            raise ValueError(f"fill of '{name}', which is no array with rows of a fixed shape")
+    rows, journal = _begin_rows(out, header, shapes, fill or {}, len(keys))
     done = believed(journal, rows, len(keys))
     described = attributes_of(_previous(out)).get("manifest")
     old = Previous(_previous(out), json.loads(described)["arrays"], arrays) if described else None
@@ -325,7 +329,7 @@ def _begin_rows(out: Path, header: Header, shapes: Shapes, fill: Mapping[str, An
     store, journal = store_of(out), part_of(out) / "shards.jsonl"
     attributes = attributes_of(store)
     if attributes.get("fingerprint") == header.fingerprint() and "manifest" not in attributes and journal.is_file():
-        durable.remove_temporaries(store)
+        durable.settle(store)
         group = zarr.open_group(durable.DurableStore(store), mode="r+")
         if all(name in group for name in shapes) and (rows := Rows.begun(group, shapes, fill)).fits(count):
             return rows, journal
@@ -345,6 +349,7 @@ def _column(items: Iterable[bytes]) -> np.ndarray:
 
 
 def _create(out: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
+    durable.make_folder(store_of(out))  # Zarr makes it too, and does not sync it
     return zarr.create_group(durable.DurableStore(store_of(out)), attributes=attributes)
 
 

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.core.config import Data
 from pipeline.datasets.files import FOREIGN, SUFFIXES
@@ -20,10 +20,11 @@ from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
 # Settings that making these reads, beside the root of the files; all else is in the inventory, and in the digests.
-READS = {"photographs": {"name", "format", "max_side"}, "masks": {"name", "format"}}
+READS = {"photographs": {"format", "max_side"}, "masks": {"format"}}
 
 
-class Fingerprints(NamedTuple):
+@dataclass(frozen=True)
+class Fingerprints:
     """One digest each; count: photographs that are listed, to size jobs by; masked: how many masks there are."""
 
     inventory: str
@@ -34,7 +35,7 @@ class Fingerprints(NamedTuple):
     masked: int
 
 
-UNKNOWN = Fingerprints("", "", "", "", 0, 1)
+UNKNOWN = Fingerprints("", "", "", "", 0, 1)  # in a job's own Snakemake, which scans nothing
 
 
 def fingerprints(data: Data) -> Fingerprints:
@@ -89,7 +90,8 @@ def texts(paths: Iterable[Path]) -> list[str]:
     return found
 
 
-class Scan(NamedTuple):
+@dataclass(frozen=True)
+class Scan:
     names: str  # digest of the names
     files: str  # of names, sizes and times
     count: int

@@ -79,4 +79,3 @@ class Crops:
             sizes.append(size)
             places.append(slice(at, at + size))
         return (windows[0], windows[1]), (sizes[0], sizes[1]), (places[0], places[1])
-

@@ -27,6 +27,14 @@ def resize_image(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
+def reduced(rgb: np.ndarray, max_side: int) -> np.ndarray:
+    """The photograph with its longer side at most max_side pixels."""
+    longer = max(rgb.shape[:2])
+    if longer <= max_side:
+        return rgb
+    return resize_image(rgb, *(max(1, round(side * max_side / longer)) for side in rgb.shape[:2]))
+
+
 def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """[h,w,...] → [height,width,...] by the nearest cell centre: for labels."""
     rows = ((np.arange(height) + 0.5) * array.shape[0] / height).astype(np.int64)

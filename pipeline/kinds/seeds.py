@@ -81,8 +81,8 @@ def at_pixels(seeds: store.Artifact, pictures: store.Artifact, i: int) -> Seeds:
 def claimed_pixels(seeds: store.Artifact, pictures: store.Artifact, i: int) -> np.ndarray:
     """What any class has claimed of image i, bool [h,w]: what erasing erases."""
     h, w = pictures["size"][i]
-    claimed = on_grid(seeds, pictures, i).claimed
-    return from_grid(claimed.any(0)[None].astype(np.uint8), seeds.meta["grid"], h, w)[0] > 0
+    claimed = on_grid(seeds, pictures, i).claimed.max(0, initial=0)
+    return np.asarray(from_grid(claimed[None], seeds.meta["grid"], h, w)[0] > 0)
 
 
 Found = dict[str, np.ndarray]  # arrays of an image beside `classes`: name → [T,…], without padding

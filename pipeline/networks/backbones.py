@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.core.store import Artifact, ArtifactError
 from pipeline.networks.efficientnet import efficientnet_lite0
-from pipeline.networks.padding import undo_strides
+from pipeline.networks.padding import PlacedMaxPool2d, undo_strides
 from pipeline.networks.states import fill, state_of
 from pipeline.networks.trunk import IMAGENET, Backbone
 
@@ -47,7 +47,11 @@ def _resnet(name: str, wide: int, stride: int, padding: str) -> Backbone:
 
 def vgg16(stride: int, padding: str) -> Backbone:
     """DeepLab-LargeFOV's trunk: pool4 and pool5 without stride at stride 8, conv5 dilated, fc6 and fc7 with 1,024
-    channels as convolutions (Chen et al. 2015, and the classifier of Ahn & Kwak 2018)."""
+    channels as convolutions (Chen et al. 2015, and the classifier of Ahn & Kwak 2018).
+
+    Its weights come from pools over 2x2, which stand in the middle; those over 3x3 stand half a cell to the left. In
+    'aligned' the last one that strides stands to the right instead, which makes up for all before it.
+    """
 
     def block(cin: int, cout: int, count: int, dilation: int = 1) -> list[nn.Module]:
         layers: list[nn.Module] = []
@@ -55,19 +59,22 @@ def vgg16(stride: int, padding: str) -> Backbone:
             layers += [nn.Conv2d(cin if k == 0 else cout, cout, 3, padding=dilation, dilation=dilation), nn.ReLU(True)]
         return layers
 
-    def pool(step: int) -> nn.MaxPool2d:
-        return nn.MaxPool2d(3, step, padding=1)
+    def pool(out: int) -> nn.MaxPool2d:
+        """The pool that brings the map to this stride, where that is wanted."""
+        if out == stride and padding == "aligned":
+            return PlacedMaxPool2d(3, 2, padding=1)
+        return nn.MaxPool2d(3, 2 if out <= stride else 1, padding=1)
 
     dilation = 2 if stride == 8 else 1
     fov = {8: 12, 16: 6, 32: 3}[stride]
     fc6 = nn.Conv2d(512, 1024, 3, padding=fov, dilation=fov)
     fc = [fc6, nn.ReLU(True), nn.Dropout2d(0.5), nn.Conv2d(1024, 1024, 1), nn.ReLU(True), nn.Dropout2d(0.5)]
-    conv5 = [pool(2 if stride > 8 else 1), *block(512, 512, 3, dilation), pool(2 if stride > 16 else 1)]
+    conv5 = [pool(16), *block(512, 512, 3, dilation), pool(32)]
     stages = [
         nn.Sequential(*block(3, 64, 2)),
         nn.Sequential(pool(2), *block(64, 128, 2)),
-        nn.Sequential(pool(2), *block(128, 256, 3)),
-        nn.Sequential(pool(2), *block(256, 512, 3)),
+        nn.Sequential(pool(4), *block(128, 256, 3)),
+        nn.Sequential(pool(8), *block(256, 512, 3)),
         nn.Sequential(*conv5, *fc),
     ]
     for module in stages:
