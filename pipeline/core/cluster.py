@@ -68,7 +68,10 @@ HOPELESS: tuple[tuple[str, str], ...] = (
     (r"DependencyNeverSatisfied", "it waits for a job that failed"),
 )
 CHANGE: tuple[tuple[str, str], ...] = (
-    (r".*(TimeLimit|WallDuration).*", "ask for less (`max_runtime` in the profile), or name a partition that gives more"),
+    (
+        r".*(TimeLimit|WallDuration).*",
+        "ask for less (`max_runtime` in the profile), or name a partition that gives more",
+    ),
     (r".*(Account|Grp).*", "name another account (`slurm_account` in the profile)"),
     (r".*QOS.*", "name another QOS (--slurm-qos)"),
     (r".*[hH]eld.*", "`scontrol release {job}` lets it go, or ask why it is held"),
@@ -121,7 +124,7 @@ def waiting(listed: str, folder: str) -> Iterator[Waiting]:
         parts = line.split("|")
         if len(parts) >= 8 and "|".join(parts[6:]).startswith(f"{folder}|rule_"):
             comment = "|".join(parts[6:])[len(folder) + 1 :]
-            yield Waiting(*parts[:6], comment=comment)
+            yield Waiting(*parts[:6], comment)
 
 
 def watch(workflow: Any, say: Callable[[str], None]) -> None:
