@@ -147,4 +147,5 @@ def write(
         axes="image, tag slot, row, column",
         derive=derive,
         derived=derived,
+        fill={"classes": VOID},
     )
