@@ -123,8 +123,8 @@ def waiting(listed: str, folder: str) -> Iterator[Waiting]:
     for line in listed.splitlines():
         parts = line.split("|")
         if len(parts) >= 8 and "|".join(parts[6:]).startswith(f"{folder}|rule_"):
-            comment = "|".join(parts[6:])[len(folder) + 1 :]
-            yield Waiting(*parts[:6], comment)
+            job, reason, partition, limit, memory, gres = parts[:6]
+            yield Waiting(job, reason, partition, limit, memory, gres, "|".join(parts[6:])[len(folder) + 1 :])
 
 
 def watch(workflow: Any, say: Callable[[str], None]) -> None:
