@@ -9,15 +9,15 @@ configfile: "config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/init.smk"
-include: "workflow/rules/mine.smk"
-include: "workflow/rules/refine.smk"
-include: "workflow/rules/tune.smk"
-include: "workflow/rules/train.smk"
+include: "workflow/rules/steps.smk"
 include: "workflow/rules/report.smk"
 
 
 report: "workflow/report/workflow.rst"
+
+
+onstart:
+    cluster.watch(workflow, print)  # names jobs on Slurm that wait for what cannot come
 
 
 localrules:

@@ -57,12 +57,12 @@ def seconds(benchmark: Path) -> float | None:
         return round(float(next(csv.DictReader(file, delimiter="\t"))["s"]), 1)
 
 
-def best(artifact: store.Artifact) -> tuple[float | str | None, np.ndarray]:
-    """Threshold and confusion matrix of the best score; an erasing round's own region where there is one."""
+def best(artifact: store.Artifact, rounds: int) -> tuple[float | str | None, np.ndarray]:
+    """Threshold and confusion matrix of the best score; of a round of erasing, what it claims."""
     matrices, levels = artifact.read("confusion")[0], artifact.meta["thresholds"]
-    if "mined" in levels:
-        return "mined", matrices[levels.index("mined")]
-    t = int(np.nanargmax([metrics.miou(matrix) for matrix in matrices]))
+    if rounds > 1:
+        return "claimed", matrices[levels.index("claimed")]
+    t = int(np.nanargmax([metrics.miou(matrix, background=artifact.meta["background"]) for matrix in matrices]))
     return levels[t], matrices[t]
 
 
@@ -77,7 +77,7 @@ def collect(config: Config, base: Path) -> list[Row]:
             often = {step for step, count in Counter(node.name for node in nodes).items() if count > 1}
             for node in nodes:
                 counts[node.name] += 1
-                numbered = node.name in often or node.settings.method == "erase"
+                numbered = node.name in often or node.method == "mine"
                 if not node.scored:
                     continue
                 path = base / root / node.folder / f"{node.kind}.metrics.json"
@@ -85,7 +85,8 @@ def collect(config: Config, base: Path) -> list[Row]:
                     print(f"missing: {path}", file=sys.stderr)
                     continue
                 artifact = store.Artifact(path)
-                threshold, matrix = best(artifact)
+                threshold, matrix = best(artifact, rounds=1 + (node.method == "mine"))
+                background = artifact.meta["background"]
                 rows.append(
                     {
                         "data": config.data.name,
@@ -94,12 +95,10 @@ def collect(config: Config, base: Path) -> list[Row]:
                         "split": artifact.meta["splits"][0],
                         "seed": seed,
                         "threshold": threshold,
-                        "miou": round(100 * metrics.miou(matrix), 2),
-                        "miou_labelled": round(100 * metrics.miou(matrix, "ignore"), 2),
+                        "miou": round(100 * metrics.miou(matrix, background=background), 2),
+                        "miou_labelled": round(100 * metrics.miou(matrix, "ignore", background), 2),
                         "coverage": round(100 * metrics.coverage(matrix), 1),
-                        "seconds": seconds(
-                            base / "logs" / "benchmark" / root / node.folder / f"{node.settings.method}.tsv"
-                        ),
+                        "seconds": seconds(base / "logs" / "benchmark" / root / node.folder / f"{node.method}.tsv"),
                         "commit": commit,
                     }
                 )

@@ -1,8 +1,9 @@
 """How much a frozen backbone knows: a linear classifier of the image tags on its globally averaged features.
 
     python -m pipeline.init --settings '{"method": "random"}' --out random.json
-    python -m pipeline.proxy --images images.json --out colorization.json
-    python benchmarks/linear_probe.py --images images.json --weights random.json colorization.json
+    python -m pipeline.proxy --photographs photographs.json --out colorization.json
+    python benchmarks/linear_probe.py --photographs photographs.json --tags tags.json \
+        --weights random.json colorization.json
 
 Fits one logistic regression per tag on the training images and prints the mean average precision on the validation
 images, for the last stage, the one before it, and both together. Features are brought to mean 0 and deviation 1; the
@@ -26,21 +27,26 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.core import cli, data, store  # noqa: E402
-from pipeline.core.models import Backbone, load_backbone  # noqa: E402
+from pipeline.core import cli, store  # noqa: E402
+from pipeline.kinds import photographs  # noqa: E402
+from pipeline.kinds import tags as said  # noqa: E402
+from pipeline.kinds.crops import Crops  # noqa: E402
+from pipeline.networks.backbones import load_backbone  # noqa: E402
+from pipeline.networks.pictures import to_tensor  # noqa: E402
+from pipeline.networks.trunk import Backbone  # noqa: E402
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 3
 
 
 @torch.no_grad()
-def take_norms(net: Backbone, images: store.Artifact, rows: np.ndarray) -> None:
+def take_norms(net: Backbone, pictures: store.Artifact, rows: np.ndarray) -> None:
     """BatchNorm statistics from crops of these images: the mean over 20 batches."""
     for module in net.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # a plain mean
-    crops = data.Crops(images, 96, (0.7, 1.5), 0.0, data.mean_colour(images, rows))
+    crops = Crops(pictures, 96, (0.7, 1.5), 0.0, photographs.mean_colour(pictures, rows))
     rng = np.random.default_rng(0)
     net.train()
     for _ in range(20):
@@ -50,11 +56,11 @@ def take_norms(net: Backbone, images: store.Artifact, rows: np.ndarray) -> None:
 
 
 @torch.inference_mode()
-def pooled(net: Backbone, images: store.Artifact, rows: np.ndarray) -> list[np.ndarray]:
+def pooled(net: Backbone, pictures: store.Artifact, rows: np.ndarray) -> list[np.ndarray]:
     """Mean over each image of the features of the two last stages: float64 [R,D] each."""
     found = []
     for i in rows:
-        maps = net(data.to_tensor(data.image(images, int(i)))[None])[-2:]
+        maps = net(to_tensor(photographs.image(pictures, int(i)))[None])[-2:]
         found.append([m[0].double().mean((1, 2)).numpy() for m in maps])
     return [np.stack(level) for level in zip(*found, strict=True)]
 
@@ -110,12 +116,12 @@ def best_penalty(features: np.ndarray, tags: np.ndarray) -> float:
     return max(PENALTIES, key=held_out)
 
 
-def probe(images: store.Artifact, net: Backbone) -> dict[str, tuple[float, float]]:
+def probe(pictures: store.Artifact, known: np.ndarray, net: Backbone) -> dict[str, tuple[float, float]]:
     """Mean average precision on the validation images and the penalty chosen, by features used."""
-    rows = {name: data.split(images, name) for name in ("train", "val")}
-    tags = {name: data.image_tags(images)[rows[name]] for name in rows}
-    take_norms(net, images, rows["train"])
-    levels = {name: pooled(net, images, rows[name]) for name in rows}
+    rows = {name: photographs.split(pictures, name) for name in ("train", "val")}
+    tags = {name: known[rows[name]] for name in rows}
+    take_norms(net, pictures, rows["train"])
+    levels = {name: pooled(net, pictures, rows[name]) for name in rows}
     out = {}
     for name, chosen in {"last": slice(1, 2), "before": slice(0, 1), "both": slice(0, 2)}.items():
         train, val = (np.concatenate(levels[split][chosen], 1) for split in ("train", "val"))
@@ -126,7 +132,8 @@ def probe(images: store.Artifact, net: Backbone) -> dict[str, tuple[float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="manifest of images (.json)")
+    parser.add_argument("--photographs", type=Path, required=True, help="manifest of photographs (.json)")
+    parser.add_argument("--tags", type=Path, required=True, help="manifest of tags (.json)")
     parser.add_argument("--weights", type=Path, nargs="+", required=True, help="manifests of weights (.json)")
     parser.add_argument("--gray", action="store_true", help="all weights see gray photographs")
     parser.add_argument("--threads", type=int, default=2)
@@ -134,14 +141,15 @@ def main() -> None:
 
     def work() -> None:
         cli.limit_threads(args.threads)
-        images = store.Artifact(args.images, "images")
-        tags = data.image_tags(images)[data.split(images, "val")]
+        pictures = store.Artifact(args.photographs, "photographs")
+        known = said.tags(store.Artifact(args.tags, "tags"))
+        tags = known[photographs.split(pictures, "val")]
         print(f"chance: mAP {100 * tags.mean(0)[tags.any(0)].mean():.1f}")
         for path in args.weights:
             started = time.monotonic()
             net = load_backbone(store.Artifact(path, "weights"), 32)
             net.gray = net.gray or args.gray
-            found = probe(images, net)
+            found = probe(pictures, known, net)
             text = "  ".join(
                 f"{name} {100 * value:.1f} (penalty {penalty:g})" for name, (value, penalty) in found.items()
             )

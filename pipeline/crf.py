@@ -6,7 +6,7 @@ the borders are then settled by a dense CRF over the background and the image's 
 it, so the CRF's effect is always measured. Without saliency the background is where every score is low (Ahn & Kwak
 2018).
 
-Reads: images, seeds, saliency (optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: 30-300 ms an image and
+Reads: photographs, seeds, saliency (optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: 30-300 ms an image and
 core.
 """
 
@@ -14,98 +14,92 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.core import cli, data
-from pipeline.core.config import Crf
-from pipeline.core.densecrf import dense_crf
-from pipeline.core.labels import write_labels
+from pipeline.core import cli
+from pipeline.core.job import Job
 from pipeline.core.processes import over_processes
+from pipeline.core.steps import Crf
+from pipeline.kernels.densecrf import dense_crf
+from pipeline.kinds import classes, labels, photographs, seeds
+from pipeline.kinds.pixels import VOID
 
 
-def claims(first: np.ndarray, scores: np.ndarray, mined: bool, settings: Crf) -> np.ndarray:
-    """Which pixels each tag claims, bool [T,h,w]: mined regions, or scores above the threshold for plain CAM."""
-    return first > 0 if mined else scores > settings.foreground
-
-
-def seed_labels(claimed: np.ndarray, scores: np.ndarray, background: np.ndarray, settings: Crf) -> np.ndarray:
+def seed_labels(claimed: np.ndarray, scores: np.ndarray, background: np.ndarray | None, settings: Crf) -> np.ndarray:
     """Slot map, int16 [h,w]: 0 background, k + 1 for tag slot k, -1 open (AE-PSL section 3.2).
 
-    claimed, scores: [T,h,w]. background: bool [h,w].
+    claimed, scores: [T,h,w]. background: bool [h,w]. Where the data set has no background (None), k for tag slot k.
     """
-    labels = np.full(background.shape, -1, np.int16)
-    labels[background] = 0
+    found = np.full(scores.shape[1:], -1, np.int16)
+    low = np.zeros(found.shape, bool) if background is None else background
+    found[low] = 0
     count = claimed.sum(0)
-    strongest = np.where(claimed, scores, -1.0).argmax(0).astype(np.int16) + 1
+    strongest = np.where(claimed, scores, -1.0).argmax(0).astype(np.int16) + (background is not None)
     one = count == 1 if settings.conflicts else count > 0
-    labels[(count > 0) & (background if settings.low_saliency else False)] = -1
-    take = one & ~background if settings.low_saliency else one
-    labels[take] = strongest[take]
-    labels[(count > 1) & ~one] = -1
-    return labels
+    found[(count > 0) & (low if settings.low_saliency else False)] = -1
+    take = one & ~low if settings.low_saliency else one
+    found[take] = strongest[take]
+    found[(count > 1) & ~one] = -1
+    return found
 
 
-def unary(labels: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, settings: Crf) -> np.ndarray:
-    """Probabilities for the CRF, float32 [T+1,h,w]: `certainty` for seeded pixels, soft evidence for open ones.
+def unary(
+    found: np.ndarray, scores: np.ndarray, saliency: np.ndarray | None, background: bool, settings: Crf
+) -> np.ndarray:
+    """Probabilities for the CRF, float32 [T+1,h,w], the background's first ([T,h,w] without one): `certainty` for
+    seeded pixels, soft evidence for open ones.
 
     An open pixel is foreground as far as its best score and its saliency say, half each (without saliency: as its
     score says), shared among tags by their scores.
     """
-    slots = len(scores) + 1
-    evidence = scores.max(0) if saliency is None else (scores.max(0) + saliency) / 2
-    foreground = np.clip(evidence, 0.05, 0.95)
+    slots = len(scores) + background
     share = scores + 0.1
-    soft = np.concatenate([1 - foreground[None], foreground * share / share.sum(0)]).astype(np.float32)
+    if background:
+        evidence = scores.max(0) if saliency is None else (scores.max(0) + saliency) / 2
+        foreground = np.clip(evidence, 0.05, 0.95)
+        soft = np.concatenate([1 - foreground[None], foreground * share / share.sum(0)]).astype(np.float32)
+    else:
+        soft = (share / share.sum(0)).astype(np.float32)
     hard = np.full_like(soft, (1 - settings.certainty) / max(slots - 1, 1))
     for k in range(slots):
-        hard[k][labels == k] = settings.certainty
-    return np.where(labels < 0, soft, hard)
+        hard[k][found == k] = settings.certainty
+    return np.where(found < 0, soft, hard)
 
 
 def label_image(
-    rgb: np.ndarray,
-    classes: np.ndarray,
-    first: np.ndarray,
-    scores: np.ndarray,
-    saliency: np.ndarray | None,
-    mined: bool,
-    settings: Crf,
+    rgb: np.ndarray, found: seeds.Seeds, saliency: np.ndarray | None, background: int | None, settings: Crf
 ) -> np.ndarray:
-    """Pseudo-labels of one image, uint8 [h,w].
+    """Pseudo-labels of one image, uint8 [h,w]. saliency: f32 [h,w] in [0,1] or None. background: its class id."""
+    if background is not None and not len(found.classes):  # an image known to hold none of the classes
+        return np.full(rgb.shape[:2], background, np.uint8)
+    if not len(found.classes):
+        return np.full(rgb.shape[:2], VOID, np.uint8)
+    claimed = found.claimed > 0
+    low = None
+    if background is not None:
+        unclaimed = ~claimed.any(0) & (found.scores.max(0) < settings.background)
+        low = unclaimed if saliency is None else saliency < settings.background
+    slots = seed_labels(claimed, found.scores, low, settings)
+    ids = np.array([*([] if background is None else [background]), *found.classes, VOID], np.uint8)
+    if settings.refine == "crf":
+        evidence = unary(slots, found.scores, saliency, background is not None, settings)
+        posterior = dense_crf(rgb, evidence, settings)
+        slots = posterior.argmax(0)
+        slots[posterior.max(0) < settings.keep] = -1
+    return ids[slots]
 
-    classes: ids of its T tags; first, scores: [T,h,w]; saliency: f32 [h,w] in [0,1] or None.
-    """
-    claimed = claims(first, scores, mined, settings)
-    background = (
-        saliency < settings.background
-        if saliency is not None
-        else ~claimed.any(0) & (scores.max(0) < settings.background)
-    )
-    labels = seed_labels(claimed, scores, background, settings)
-    ids = np.concatenate([[0], classes, [data.VOID]]).astype(np.uint8)
-    if settings.refine == "argmax":
-        return ids[labels]
-    posterior = dense_crf(rgb, unary(labels, scores, saliency, settings), settings)
-    labels = posterior.argmax(0)
-    labels[posterior.max(0) < settings.keep] = -1
-    return ids[labels]
 
-
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Crf = job.settings
-    images, seeds, saliency = job.images, job.inputs["seeds"], job.inputs.get("saliency")
-    grid, mined = seeds.meta["grid"], len(seeds.meta["rounds"]) > 1
+    pictures, source, saliency = job.photographs, job.inputs["seeds"], job.inputs.get("saliency")
+    background = classes.background(source)
 
     def label(i: int) -> np.ndarray:
-        rgb = data.image(images, i)
+        rgb = photographs.image(pictures, i)
         h, w = rgb.shape[:2]
-        classes = np.asarray(seeds["classes"][i])
-        classes = classes[classes != data.VOID]
-        if not len(classes):  # an image known to hold none of the classes
-            return np.zeros((h, w), np.uint8)
-        first, scores = (data.from_grid(seeds[name][i, : len(classes)], grid, h, w) for name in ("first", "scores"))
         salient = None if saliency is None else np.asarray(saliency["saliency"][i, :h, :w]).astype(np.float32) / 255
-        return label_image(rgb, classes, first, scores, salient, mined, settings)
+        return label_image(rgb, seeds.at_pixels(source, pictures, i), salient, background, settings)
 
-    write_labels(job, data.split(images, "train"), lambda rows: over_processes(label, rows, job.threads))
+    rows = photographs.split(pictures, "train")
+    labels.write_labels(job, rows, lambda some: over_processes(label, some, job.threads), of=source)
 
 
 if __name__ == "__main__":

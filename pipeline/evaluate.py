@@ -1,11 +1,11 @@
 """Scores of an artifact against the true masks, at original resolution.
 
 Seeds and labels are scored on split `score` (training images with masks), models on split `val`: the two are never
-mixed up, because every number carries its split. Seeds are scored at many thresholds (label = best-scoring tag where
-its score exceeds t, else background), erasing rounds also as the mined region itself.
+mixed up, because every number carries its split. Seeds are scored as what they claim, and at many thresholds (label =
+best-scoring tag where its score exceeds t, else background; else nothing where the data set has no background).
 
-Reads: images and one of seeds, labels, model. Makes: metrics = confusion int64 [splits, thresholds, C, C+1].
-Cost: one pass over the split; for a model, its inference.
+Reads: photographs, masks, and one of seeds, labels, model. Makes: metrics = confusion int64 [splits, thresholds, C,
+C+1]. Cost: one pass over the split; for a model, its inference.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from pipeline.core import cli, data, recipe, store
-from pipeline.core.config import Evaluate
-from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.core.inference import label_map, probabilities
+from pipeline.core import cli, store
+from pipeline.core.config import Evaluate, parse_block
+from pipeline.core.digest import code_digest
+from pipeline.core.job import InputError, images_at_once
 from pipeline.core.metrics import bands, confusion, miou
-from pipeline.core.models import for_inference, load_segmenter
 from pipeline.core.processes import over_processes
+from pipeline.kinds import classes, labels, masks, photographs, seeds
+from pipeline.kinds.pixels import VOID, resize_nearest
 
 SPLIT = {"seeds": "score", "labels": "score", "model": "val"}
+CLAIMED = "claimed"  # in place of a threshold
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
 
 
@@ -35,77 +36,76 @@ def thresholds(count: int) -> np.ndarray:
 
 
 def at_thresholds(
-    truth: np.ndarray, best: np.ndarray, score: np.ndarray, levels: np.ndarray, classes: int
+    truth: np.ndarray, best: np.ndarray, score: np.ndarray, levels: np.ndarray, count: int, below: int = 0
 ) -> np.ndarray:
-    """Confusion matrices of 'best where score > t, else background' for every t, from one histogram.
+    """Confusion matrices of 'best where score > t, else `below`' for every t, from one histogram.
 
-    truth, best: uint8 [h,w]; score: f32 [h,w]; levels ascending. → int64 [T, C, C+1].
+    truth, best: uint8 [h,w]; score: f32 [h,w]; levels ascending; count: C classes; below: a column, C for 'nothing'.
+    → int64 [T, C, C+1].
     """
-    flat_counts = np.zeros(classes * classes * (len(levels) + 1), np.int64)
+    flat_counts = np.zeros(count * count * (len(levels) + 1), np.int64)
     for rows in bands(truth):
-        valid = truth[rows] != data.VOID
+        valid = truth[rows] != VOID
         bins = np.searchsorted(levels, score[rows][valid], side="left")  # how many thresholds the score exceeds
-        flat = (truth[rows][valid].astype(np.int64) * classes + best[rows][valid]) * (len(levels) + 1) + bins
+        flat = (truth[rows][valid].astype(np.int64) * count + best[rows][valid]) * (len(levels) + 1) + bins
         flat_counts += np.bincount(flat, minlength=len(flat_counts))
-    counts = flat_counts.reshape(classes, classes, -1)
-    out = np.zeros((len(levels), classes, classes + 1), np.int64)
+    counts = flat_counts.reshape(count, count, -1)
+    out = np.zeros((len(levels), count, count + 1), np.int64)
     for t in range(len(levels)):
-        out[t, :, :classes] = counts[:, :, t + 1 :].sum(2)
-        out[t, :, 0] += counts[:, :, : t + 1].sum((1, 2))
+        out[t, :, :count] = counts[:, :, t + 1 :].sum(2)
+        out[t, :, below] += counts[:, :, : t + 1].sum((1, 2))
     return out
 
 
 def seeds_counter(
-    images: store.Artifact, seeds: store.Artifact, settings: Evaluate
+    pictures: store.Artifact, truths: store.Artifact, source: store.Artifact, settings: Evaluate
 ) -> tuple[Count, list[float | str | None]]:
-    levels, classes = thresholds(settings.thresholds), len(data.class_names(images))
-    rounds = len(seeds.meta["rounds"])
+    levels, number, background = thresholds(settings.thresholds), len(classes.names(source)), classes.background(source)
+    nothing = VOID if background is None else background
 
     def count(i: int) -> np.ndarray:
-        truth = data.true_mask(images, i)
-        (h, w), ids = images["size"][i], np.asarray(seeds["classes"][i])
-        ids = ids[ids != data.VOID]
+        truth = masks.true_mask(truths, i)
+        ids, scores, claimed = seeds.at_pixels(source, pictures, i)
         if not len(ids):
-            ids, scores, first = np.zeros(1, np.uint8), np.zeros((1, h, w), np.float32), np.zeros((1, h, w), np.uint8)
-        else:
-            scores, first = (
-                data.from_grid(seeds[name][i, : len(ids)], seeds.meta["grid"], h, w) for name in ("scores", "first")
-            )
-        best = data.resize_nearest(ids[scores.argmax(0)], *truth.shape)
-        score = data.resize_nearest(scores.max(0), *truth.shape)
-        matrices = at_thresholds(truth, best, score, levels, classes)
-        if rounds > 1:
-            region = np.where(first > 0, scores, -1.0)
-            labels = np.where((first > 0).any(0), ids[region.argmax(0)], 0).astype(np.uint8)
-            mined = confusion(truth, data.resize_nearest(labels, *truth.shape), classes)
-            matrices = np.concatenate([matrices, mined[None]])
-        return matrices
+            h, w = pictures["size"][i]
+            ids, scores = np.zeros(1, np.uint8), np.zeros((1, h, w), np.float32)
+            claimed = np.zeros((1, h, w), np.uint8)
+        best = resize_nearest(ids[scores.argmax(0)], *truth.shape)
+        score = resize_nearest(scores.max(0), *truth.shape)
+        matrices = at_thresholds(truth, best, score, levels, number, number if background is None else background)
+        region = np.where(claimed > 0, scores, -1.0)
+        found = np.where((claimed > 0).any(0), ids[region.argmax(0)], nothing).astype(np.uint8)
+        whole = confusion(truth, resize_nearest(found, *truth.shape), number)
+        return np.concatenate([matrices, whole[None]])
 
-    return count, [*levels.tolist(), *(["mined"] if rounds > 1 else [])]
+    return count, [*levels.tolist(), CLAIMED]
 
 
-def labels_counter(images: store.Artifact, labels: store.Artifact) -> Count:
-    classes = len(data.class_names(images))
-
+def labels_counter(pictures: store.Artifact, truths: store.Artifact, source: store.Artifact) -> Count:
     def count(i: int) -> np.ndarray:
-        truth = data.true_mask(images, i)
-        predicted = data.resize_nearest(data.labels_at(labels, images, i), *truth.shape)
-        return confusion(truth, predicted, classes)[None]
+        truth = masks.true_mask(truths, i)
+        predicted = resize_nearest(labels.labels_at(source, pictures, i), *truth.shape)
+        return confusion(truth, predicted, len(classes.names(source)))[None]
 
     return count
 
 
 def model_counter(
-    images: store.Artifact, model: store.Artifact, settings: Evaluate, device: str, precision: str
+    pictures: store.Artifact,
+    truths: store.Artifact,
+    model: store.Artifact,
+    settings: Evaluate,
+    device: str,
+    precision: str,
 ) -> Count:
-    net, classes = for_inference(load_segmenter(model), device), len(data.class_names(images))
+    from pipeline.networks.door import open_network, predict_labels  # torch, which seeds and labels need not wait for
+
+    network = open_network(model, device, precision, settings.scales, settings.flip)
 
     def count(i: int) -> np.ndarray:
-        rgb, truth = data.image(images, i), data.true_mask(images, i)
-        scores = probabilities(net, rgb, scales=settings.scales, flip=settings.flip, device=device, precision=precision)
-        if settings.crf:
-            scores = dense_crf(rgb, scores, DeepLabKernels())
-        return confusion(truth, label_map(scores, *truth.shape), classes)[None]
+        truth = masks.true_mask(truths, i)
+        predicted = predict_labels(network, photographs.image(pictures, i), truth.shape, crf=settings.crf)
+        return confusion(truth, predicted, len(network.classes))[None]
 
     return count
 
@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--photographs", type=Path, required=True)
+    parser.add_argument("--masks", type=Path, required=True)
     parser.add_argument("--of", type=Path, required=True, help="manifest of seeds, labels or a model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", default="{}", help="JSON of the `evaluate:` block of config.yaml")
@@ -129,43 +130,44 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    settings = TypeAdapter(Evaluate).validate_json(args.settings)
-    images, scored = store.Artifact(args.images, "images"), store.Artifact(args.of)
+    settings = parse_block(Evaluate, args.settings, "--settings")
+    pictures, truths = store.Artifact(args.photographs, "photographs"), store.Artifact(args.masks, "masks")
+    scored = store.Artifact(args.of)
     if scored.kind not in SPLIT:
-        raise cli.InputError(f"{args.of}: {scored.kind} cannot be scored; {', '.join(SPLIT)} can")
-    if scored.meta.get("classes") != images.meta["classes"]:
-        raise cli.InputError(
-            f"{args.of} has classes {scored.meta.get('classes')}, {args.images} {images.meta['classes']}"
-        )
-    device = cli.pick_device(args.device)
-    precision = cli.pick_precision(args.precision, device)
+        raise InputError(f"{args.of}: {scored.kind} cannot be scored; {', '.join(SPLIT)} can")
+    if classes.meta(scored) != classes.meta(truths):
+        raise InputError(f"{args.of} has {classes.meta(scored)}, {args.masks} {classes.meta(truths)}")
+    network = scored.kind == "model"
+    device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
+    picked = cli.chosen(settings, [scored])
     header = store.Header(
         kind="metrics",
         stage="evaluate",
         settings=settings.model_dump(mode="json"),
-        code=recipe.code_digest("evaluate"),
-        precision=precision if scored.kind == "model" else None,
-        parents={"images": images.digest, scored.kind: scored.digest},
+        code=code_digest("evaluate", picked),
+        precision=precision if network else None,
+        parents={"photographs": pictures.digest, "masks": truths.digest, scored.kind: scored.digest},
+        choices=picked,
     )
     if store.finished(args.out, header):
         return print(f"{args.out}: complete already", flush=True)
-    cli.limit_threads(args.threads)
     split = SPLIT[scored.kind]
-    rows = data.split(images, split)
-    rows = rows[images.read("has_mask")[rows]]
+    rows = photographs.split(pictures, split)
+    rows = rows[masks.has_mask(truths)[rows]]
     levels: list[float | str | None] = [None]
     processes = args.threads
     if scored.kind == "seeds":
-        count, levels = seeds_counter(images, scored, settings)
+        count, levels = seeds_counter(pictures, truths, scored, settings)
     elif scored.kind == "labels":
         rows = rows[scored.read("covered")[rows]]
-        count = labels_counter(images, scored)
+        count = labels_counter(pictures, truths, scored)
     else:
-        count = model_counter(images, scored, settings, device, precision)
-        processes = cli.images_at_once(device, args.threads)
-    classes = len(data.class_names(images))
-    matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), classes, classes + 1), np.int64)
-    meta = {"classes": data.class_names(images), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
+        cli.limit_threads(args.threads)
+        count = model_counter(pictures, truths, scored, settings, device, precision)
+        processes = images_at_once(device, args.threads)
+    number, background = len(classes.names(scored)), classes.background(scored)
+    matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), number, number + 1), np.int64)
+    meta = {**classes.meta(scored), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
     store.write_table(
         args.out,
         header,
@@ -173,7 +175,7 @@ def run(args: argparse.Namespace) -> None:
         {**meta, "thresholds": levels},
         axes="split, threshold, true, predicted",
     )
-    scores = [miou(matrix) for matrix in matrices]
+    scores = [miou(matrix, background=background) for matrix in matrices]
     best = int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
     print(
         f"{args.out}: {split}, {len(rows)} images, mIoU {100 * scores[best]:.1f} (threshold {levels[best]})", flush=True

@@ -3,7 +3,8 @@
 With a small share it is the setting of Mix-and-Match tuning and of semi-supervised methods; with all of it, the ceiling
 that every other recipe is measured against.
 
-Reads: images. Makes: labels u8 [N,S,S] (void and unlabelled 255), covered bool [N]. Cost: reading the masks.
+Reads: photographs, tags (for the balance), masks. Makes: labels u8 [N,S,S] (void and unlabelled 255), covered bool [N].
+Cost: reading the masks.
 """
 
 from __future__ import annotations
@@ -12,50 +13,32 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core import cli, data
-from pipeline.core.config import Masks
-from pipeline.core.labels import write_labels
+from pipeline.core import cli
+from pipeline.core.job import InputError, Job
+from pipeline.core.steps import Masks
+from pipeline.kinds import classes, labels, photographs
+from pipeline.kinds import masks as true
+from pipeline.kinds import tags as said
+from pipeline.kinds.pixels import resize_nearest
 
 
-def balanced_draw(tags: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of the candidate rows, chosen so that classes occur evenly. tags: bool [N,C].
-
-    The class that so far occurs least often picks next, at random among the images that show it.
-    """
-    if count >= len(candidates):
-        return np.sort(candidates)
-    left = rng.permutation(candidates)
-    chosen: list[int] = []
-    seen = np.zeros(tags.shape[1])
-    while len(chosen) < count:
-        available = tags[left].any(0)
-        if available.any():
-            rarest = np.where(available, seen, np.inf).argmin()
-            position = int(tags[left, rarest].argmax())
-        else:
-            position = 0
-        chosen.append(int(left[position]))
-        seen += tags[left[position]]
-        left = np.delete(left, position)
-    return np.sort(np.asarray(chosen, np.int64))
-
-
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Masks = job.settings
-    images = job.images
-    rows = data.split(images, "train")
-    candidates = rows[images.read("has_mask")[rows]]
+    pictures, masks, tags = job.photographs, job.inputs["masks"], job.inputs["tags"]
+    rows = photographs.split(pictures, "train")
+    candidates = rows[true.has_mask(masks)[rows]]
     if not len(candidates):
-        raise cli.InputError(f"{images.path}: no image of split train has a mask; the masks step needs some")
+        raise InputError(f"{masks.path}: no image of split train has a mask; the masks step needs some")
     count = max(1, round(settings.fraction * len(candidates)))
-    chosen = balanced_draw(data.image_tags(images), candidates, count, np.random.default_rng(job.seed))
+    shown = said.tags(tags)[:, classes.foreground(tags)]
+    chosen = said.balanced_draw(shown, candidates, count, np.random.default_rng(job.seed))
     print(f"{len(chosen)} of {len(candidates)} true masks used", flush=True)
 
     def label(indices: list[int]) -> Iterator[np.ndarray]:
         for i in indices:
-            yield data.resize_nearest(data.true_mask(images, i), *images["size"][i])
+            yield resize_nearest(true.true_mask(masks, i), *pictures["size"][i])
 
-    write_labels(job, chosen, label, used=len(chosen), available=len(candidates))
+    labels.write_labels(job, chosen, label, of=masks, used=len(chosen), available=len(candidates))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ with one class, so that the "match" step (`triplet.py`) can pull a class togethe
 The rules are those of the authors' released sampler; where we depart from it, the text says "ours".
 
 Axes: H, W image rows and columns; n patches. A box is (y0, x0, y1, x1), end exclusive.
-Reads: images, labels. Makes: patches = image i64 [P], draw i32 [P], box i32 [P,4], class u8 [P].
+Reads: photographs, labels. Makes: patches = image i64 [P], draw i32 [P], box i32 [P,4], class u8 [P].
 Cost: about 1 ms to draw ten patches from a 512-pixel image, and 0.3 ms to crop each of them.
 """
 
@@ -17,9 +17,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import cli, data, store
-from pipeline.core.config import Patches
-from pipeline.core.data import VOID
+from pipeline.core import cli, store
+from pipeline.core.job import InputError, Job
+from pipeline.core.steps import Patches
+from pipeline.kinds import classes
+from pipeline.kinds.labels import labels_at
+from pipeline.kinds.pixels import VOID
 
 CANDIDATES_PER_PATCH = 5  # foreground candidates for each patch wanted, so that repeats can be dropped
 
@@ -32,6 +35,7 @@ def draw_patches(
     sides: tuple[int, int],
     background_share: float = 0.1,
     max_overlap: float = 0.6,
+    reference: str = "own",
     background: int | None = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """Draw square patches of random place and size, each with the class of its centre pixel.
@@ -48,6 +52,7 @@ def draw_patches(
         sides: smallest and largest side in pixels; a side is uniform over the even numbers between them.
         background_share: share of background patches, in [0, 1).
         max_overlap: largest share of a foreground patch that earlier ones may cover.
+        reference: the area of which that is a share, see `distinct`.
         background: the background class; None (ours) where no class is one, as in Cityscapes and CamVid,
             whose label 0 is an ordinary class: then every labelled pixel is foreground.
 
@@ -69,14 +74,16 @@ def draw_patches(
     plain = 0 if background is None else min(count - 1, max(1, int(background_share * count)))
     wanted = count - plain
     candidates, classes = _draw(labels, foreground_pixels, rng, CANDIDATES_PER_PATCH * wanted, sides)
-    chosen = distinct(candidates, (labels.shape[0], labels.shape[1]), wanted, max_overlap)
+    chosen = distinct(candidates, (labels.shape[0], labels.shape[1]), wanted, max_overlap, reference)
     # Background is not compared with anything, so it needs no spare candidates. Ours: where foreground
     # stands in for a missing background it keeps its class; the released code calls it background.
     plain_boxes, plain_classes = _draw(labels, background_pixels, rng, plain, sides)
     return np.concatenate([candidates[chosen], plain_boxes]), np.concatenate([classes[chosen], plain_classes])
 
 
-def distinct(boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, max_overlap: float) -> NDArray[np.intp]:
+def distinct(
+    boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, max_overlap: float, reference: str = "own"
+) -> NDArray[np.intp]:
     """Choose `wanted` boxes that do not mostly repeat each other: greedily, in the order given.
 
     A box is dropped when boxes kept before it cover more than `max_overlap` of its area; a coverage, not an
@@ -88,21 +95,26 @@ def distinct(boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, max_
         shape: (H, W) of the image; what lies outside counts as part of a box's area, but is never covered.
         wanted: how many to choose.
         max_overlap: largest covered share that is still kept.
+        reference: 'own' (ours): share of the box's own area. 'first': of the first box's, as released, which drops a
+            large box because of a small one and keeps a small box that is covered entirely. Measured on VOC masks, our
+            rule draws foreground patches with sides 28 % larger, and so less pure.
 
     Returns:
         Indices into `boxes` [min(wanted, n)]: the kept ones in order, then the refill.
 
-    Source: the released sampler. Ours: it divides by the area of the *first* box, which drops a large box
-    because of a small one, and keeps a small box that is covered entirely; we divide by the box's own area.
+    Source: the released sampler.
     """
     painted = np.zeros(shape, np.bool_)
     kept: list[int] = []
     dropped: list[int] = []
+    y0, x0, y1, x1 = boxes[0].tolist() if len(boxes) else (0, 0, 0, 0)
+    first = (y1 - y0) * (x1 - x0)
     for index, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
         if len(kept) == wanted:
             break
         inside = painted[max(y0, 0) : y1, max(x0, 0) : x1]
-        if np.count_nonzero(inside) > max_overlap * ((y1 - y0) * (x1 - x0)):
+        area = (y1 - y0) * (x1 - x0) if reference == "own" else first
+        if np.count_nonzero(inside) > max_overlap * area:
             dropped.append(index)
         else:
             inside[...] = True
@@ -160,33 +172,35 @@ def _draw(
     return boxes, labels[y, x]
 
 
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Patches = job.settings
-    images, labels = job.images, job.inputs["labels"]
+    pictures, labels = job.photographs, job.inputs["labels"]
     found: dict[str, list[NDArray]] = {"image": [], "draw": [], "box": [], "class": []}
     for i in labels.read("covered").nonzero()[0].tolist():
-        label = data.labels_at(labels, images, i)
+        label = labels_at(labels, pictures, i)
         for draw in range(settings.draws):
-            boxes, classes = draw_patches(
+            boxes, ids = draw_patches(
                 label,
                 np.random.default_rng((job.seed, i, draw)),
                 count=settings.per_image,
                 sides=settings.sides,
                 background_share=settings.background_share,
                 max_overlap=settings.overlap,
-                background=settings.background,
+                reference=settings.reference,
+                background=classes.background(labels),
             )
             found["image"].append(np.full(len(boxes), i, np.int64))
             found["draw"].append(np.full(len(boxes), draw, np.int32))
             found["box"].append(boxes)
-            found["class"].append(classes)
+            found["class"].append(ids)
     bank = {name: np.concatenate(parts) for name, parts in found.items() if parts}
     if not bank or not len(bank["class"]):
-        raise cli.InputError(f"{labels.path}: no pixel is labelled, so no patch can be drawn")
-    names = data.class_names(images)
+        raise InputError(f"{labels.path}: no pixel is labelled, so no patch can be drawn")
+    names = classes.names(labels)
     counts = np.bincount(bank["class"], minlength=len(names))
     print(", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)), flush=True)
-    store.write_table(job.out, job.header, bank, {"classes": names, "size": settings.size}, axes="patch")
+    meta = {"size": settings.size, **classes.meta(labels)}
+    store.write_table(job.out, job.header, bank, meta, axes="patch")
 
 
 if __name__ == "__main__":

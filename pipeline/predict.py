@@ -11,10 +11,8 @@ code 1), the others are done. Photographs are never written to.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from pipeline.core import cli, show, store
-from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.core.inference import label_map, probabilities, reduced
-from pipeline.core.models import for_inference, load_segmenter
+from pipeline.core.durable import write_atomic
+from pipeline.core.job import InputError
+from pipeline.datasets.files import SUFFIXES, read_tags
+from pipeline.datasets.pictures import read_photograph
+from pipeline.kinds.pixels import reduced
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 RECORD = "predict.json"
 
 
@@ -51,7 +49,7 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
     found: dict[str, Photo] = {}
     for source in sources:
         if not source.exists():
-            raise cli.InputError(f"{source}: no such file or folder")
+            raise InputError(f"{source}: no such file or folder")
         folder = source if source.is_dir() else source.parent
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         for path in paths:
@@ -61,104 +59,91 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
             relative = path.relative_to(folder).with_suffix("")
             name = relative.as_posix()
             if name in found:
-                raise cli.InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one")
+                raise InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one")
             overlay = out / "overlays" / f"{name}.jpg"
             found[name] = Photo(path, name, out / f"{name}.png", overlay)
     if not found:
-        raise cli.InputError(f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)")
+        raise InputError(f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)")
     originals = {photo.path.resolve() for photo in found.values()}
     for photo in found.values():
         for result in (photo.mask, photo.overlay):
             if result.resolve() in originals:
-                raise cli.InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
+                raise InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
     return list(found.values())
 
 
-def read_photo(path: Path) -> np.ndarray:
-    """uint8 [h,w,3], turned upright. Raises OSError or ValueError when it is no 8-bit picture."""
-    with Image.open(path) as picture:
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError(f"pixels of mode {picture.mode}; 8 bits per channel expected")
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))  # a copy: the CRF refuses read-only arrays
-
-
-def read_tags(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
-    """tags.csv (columns image, tags; tags separated by spaces) → photo name → possible class ids, background too."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if not {"image", "tags"} <= set(table.fieldnames or ()):
-                raise cli.InputError(f"{path}: columns {table.fieldnames} found; 'image' and 'tags' expected")
-            rows = [(row["image"], (row["tags"] or "").split()) for row in table]
-    except FileNotFoundError:
-        raise cli.InputError(f"{path}: no such file (--tags)") from None
-    unknown = sorted({tag for _, tags in rows for tag in tags} - set(classes))
+def possible_classes(path: Path, names: list[str], background: int | None) -> dict[str, np.ndarray]:
+    """tags.csv → photo name → which classes are possible there, bool [C]: its tags and the background."""
+    problems: list[str] = []
+    tags = read_tags(path, problems)
+    if problems:
+        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *problems]))
+    unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
     if unknown:
-        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(classes)}"
-        if not any(tag in classes for _, tags in rows for tag in tags):
-            raise cli.InputError(f"{path}: {message}")
+        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}"
+        if not any(tag in names for found in tags.values() for tag in found):
+            raise InputError(f"{path}: {message}")
         print(f"{path}: {message}; other tags are ignored", flush=True)
+    ids = np.arange(len(names))
     return {
-        name.removesuffix(Path(name).suffix if Path(name).suffix.lower() in SUFFIXES else ""): np.unique(
-            [0, *(classes.index(tag) for tag in tags if tag in classes)]
-        )
-        for name, tags in rows
+        photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
+        for photo, found in tags.items()
     }
 
 
 def masks_of(args: argparse.Namespace, artifact: store.Artifact) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The function (photograph, possible class ids) → label map uint8 at the photograph's size."""
-    device = cli.pick_device(args.device)
-    precision = cli.pick_precision(args.precision, device)
-    model = for_inference(load_segmenter(artifact), device)
+    """The function (photograph, possible classes) → label map uint8 at the photograph's size."""
+    device, precision = cli.pick_compute(args.device, args.precision)
+    from pipeline.networks.door import open_network, predict_labels
+
+    cli.limit_threads(args.threads)
+    network = open_network(artifact, device, precision, args.scales, args.flip)
 
     def mask(rgb: np.ndarray, possible: np.ndarray) -> np.ndarray:
-        small = reduced(rgb, args.max_side or None)
-        scores = probabilities(model, small, scales=args.scales, flip=args.flip, device=device, precision=precision)
-        scores = scores[possible]
-        if args.crf:
-            scores = dense_crf(small, scores / scores.sum(0).clip(1e-6), DeepLabKernels())
-        return possible.astype(np.uint8)[label_map(scores, *rgb.shape[:2])]
+        small = reduced(rgb, args.max_side) if args.max_side else rgb
+        return predict_labels(network, small, rgb.shape[:2], possible, crf=args.crf)
 
     return mask
 
 
-def check_record(out: Path, record: dict[str, Any]) -> None:
-    """Refuse to mix masks of two models, of two settings or of two lists of tags in one folder."""
-    path = out / RECORD
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            before = {}
-        differing = [key for key, value in record.items() if before.get(key) != value]
-        if differing:
-            raise cli.InputError(
-                f"{path}: the masks there were made with another {', '.join(differing)}; "
-                "choose another --out, or --overwrite to make all of them anew"
-            )
+def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Sequence[Photo]) -> None:
+    """Refuse to mix masks of two models, of two settings or of two lists of tags in one folder.
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Whole or absent, so that a file that is there may be trusted and skipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    With --overwrite those of the photographs given are made anew; masks of others would then stand under a record that
+    is not theirs, so they are refused all the same.
+    """
+    path = args.out / RECORD
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        before = {}
+    differing = [key for key, value in record.items() if before.get(key) != value]
+    if differing and not args.overwrite:
+        raise InputError(
+            f"{path}: the masks there were made with another {', '.join(differing)}; "
+            "choose another --out, or --overwrite to make all of them anew"
+        )
+    others = sorted(set(args.out.rglob("*.png")) - {photo.mask for photo in photos})
+    if differing and others:
+        raise InputError(
+            f"{path}: {len(others)} masks there are of other photographs ({others[0]}, …) and were made with another "
+            f"{', '.join(differing)}; choose another --out, or delete them"
+        )
 
 
 def run(args: argparse.Namespace) -> dict[Path, str]:
     """Write masks and overlays. Returns the files that failed and why."""
     artifact = store.Artifact(args.model, "model")
-    classes = artifact.meta["classes"]
+    names, background = artifact.meta["classes"], artifact.meta.get("background", 0)
     photos = find_photos(args.photos, args.out)
-    tags = read_tags(args.tags, classes) if args.tags else {}
+    tags = possible_classes(args.tags, names, background) if args.tags else {}
     if args.max_side is None:
         args.max_side = artifact.meta.get("max_side", 0)
-    record = {"classes": classes, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
+    record = {"classes": names, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
-    if not args.overwrite:
-        check_record(args.out, record)
+    check_record(args, record, photos)
     todo = [
         photo
         for photo in photos
@@ -169,27 +154,26 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     untagged = sum(photo.name not in tags and Path(photo.name).name not in tags for photo in todo) if tags else 0
     if untagged:
         print(f"{untagged} photos are not in {args.tags}: every class is possible there")
-    cli.limit_threads(args.threads)
     mask, failed = masks_of(args, artifact), {}
     if args.overwrite:  # now, not one by one: a run that is stopped must not leave masks of two models behind
         for photo in todo:
             photo.mask.unlink(missing_ok=True)
             photo.overlay.unlink(missing_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    store.write_atomic(args.out / RECORD, json.dumps(record, indent=1) + "\n")
+    write_atomic(args.out / RECORD, json.dumps(record, indent=1) + "\n")
     for number, photo in enumerate(todo, 1):
         started = time.monotonic()
         try:
-            rgb = read_photo(photo.path)
-            possible = tags.get(photo.name, tags.get(Path(photo.name).name, np.arange(len(classes))))
+            rgb = read_photograph(photo.path)
+            possible = tags.get(photo.name, tags.get(Path(photo.name).name, np.ones(len(names), bool)))
             labels = mask(rgb, possible)
             if args.overlays:
-                write_bytes(photo.overlay, show.jpeg(show.overlay(rgb, labels)))
-            write_bytes(photo.mask, show.palette_png(labels))
+                write_atomic(photo.overlay, show.jpeg(show.overlay(rgb, labels, background=background)))
+            write_atomic(photo.mask, show.palette_png(labels))
         except Exception as error:  # one bad file must not cost the others; all are named at the end
             failed[photo.path] = f"{type(error).__name__}: {error}"
             continue
-        found = ", ".join(classes[k] for k in np.unique(labels) if k) or "background only"
+        found = ", ".join(names[k] for k in np.unique(labels) if k != background) or "background only"
         print(f"{number}/{len(todo)}  {photo.name}  {found}  {time.monotonic() - started:.1f} s", flush=True)
     return failed
 
@@ -212,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cli.usable_cores())
     args = parser.parse_args(argv)
     if any(not 0 < scale <= 8 for scale in args.scales):
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")

@@ -1,146 +1,163 @@
-"""Photographs and labels of any layout → the `images` artifact every recipe starts from.
+"""Photographs and labels of any layout → the artifacts every recipe starts from.
 
-One pass looks at everything and reports all it finds wrong in one message, before anything is written. Photographs are
-turned upright, brought to RGB and reduced to `max_side`; masks keep their original resolution, where scores are taken.
+    photographs  rgb u8 [N,S,S,3], size i32 [N,2]: upright, RGB, reduced to max_side; tables id, split_<name>
+    tags         tags bool [N,C], the column is the class id
+    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2]; has_mask [N]
 
-Reads: the built-in demo set, a VOC devkit or a plain folder (core/sources.py says what lies where).
-Makes: images = rgb u8 [N,S,S,3], size i32 [N,2], full_size i32 [N,2], mask u8 [N,H0,W0], tags bool [N,C-1],
-has_mask bool [N]; tables id, split_train, split_val, split_score. Rows: the training list, then the validation list.
-Cost: every new file is hashed once and decoded twice, 8 ms of CPU at 256 pixels; known rows are hashed only.
+Whichever is made, everything is looked at first, once: names, lists, digests, sizes, tags, masks. All that is wrong
+comes in one message, before anything is written. What was seen is kept beside the artifacts as the `inventory`, which
+the three share; each depends on its own files alone, row by row: a corrected mask makes one row of masks.
+
+Reads: the built-in demo set, a VOC devkit or a plain folder (datasets/ says what lies where). Rows: the training list,
+then the validation list.
+Cost: every new file is read twice and decoded twice, 8 ms of CPU at 256 pixels; known files are hashed only.
 Memory: one shard of rows, so 64 masks at original resolution: 1 GB more for photographs of 12 megapixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+import zarr
+from pydantic import BaseModel
 
-from pipeline.core import cli, demo, recipe, sources, store
-from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, explain
-from pipeline.core.data import VOID, resize_image
-from pipeline.core.photographs import (
-    Classes,
-    Content,
-    Size,
-    Unusable,
-    digests,
-    keep_classes,
-    look_at_mask,
-    look_at_photograph,
-    read_mask,
-    read_photograph,
-    tag_ids,
-)
-from pipeline.core.sources import Picture, Source
+from pipeline.core import cli, store
+from pipeline.core.config import Data, Demo, Folder, Voc, parse_block
+from pipeline.core.digest import code_digest
+from pipeline.core.job import InputError
+from pipeline.datasets import look as looking
+from pipeline.datasets.classes import Classes, keep_classes, tag_ids
+from pipeline.datasets.fingerprint import fingerprints
+from pipeline.datasets.layouts import at, place, read_source, root_of
+from pipeline.datasets.look import NO_MASK, Content, Known, Look, look
+from pipeline.datasets.source import SPLITS, Source
+from pipeline.kinds.photographs import reduced
+from pipeline.kinds.pixels import VOID, resize_image
 
 LINES = 50  # of a message
 CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger photograph changes no row
+AGAIN = "run it again"
 
 
-def look(
-    source: Source, classes: Classes, tags: dict[str, set[int]], max_side: int, known: Callable[[Picture], bool]
-) -> dict[str, Size]:
-    """Look at every picture: sizes by id; tags from masks go to `tags`, findings to source.problems.
+# ------------------------------------------------------------------------------------------------------- inventory
 
-    Of known pictures, whose rows are there already, only what the rest needs: sizes, and tags that are in masks.
-    """
-    sizes: dict[str, Size] = {}
-    drawn: set[int] = set()
-    for picture in source.pictures:
-        file: object = picture.image
+
+def make_inventory(data: Data, out: Path) -> None:
+    source = read_source(data)
+    problems = source.problems
+    if not source.pictures:
+        refuse(data, problems)
+    classes = keep_classes(source.classes, data, problems)
+    tags = tag_ids(source, classes, data)
+    found = look(source, classes, data.max_side, known_files(out), code())
+    if source.tags_from == "masks":
+        tags |= found.drawn
+    problems += looking.leaks(source, found)
+    if data.untagged == "drop":
+        source = looking.without_untagged(source, tags)
+    problems += looking.untagged(source, classes, tags, data.share)
+    refuse(data, problems)
+    write_inventory(data, source, classes, tags, found, out)
+
+
+def up_to_date(data: Data, path: Path) -> None:
+    """See to it that the inventory is of the files as they are now. Jobs that need it at once make it once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        seen = fingerprints(data).inventory
+        attributes = store.attributes_of(store.store_of(path))
+        if not path.is_file() or attributes.get("seen") != [seen, code()]:
+            make_inventory(data, path)
+            # Not in the manifest: times of files do not change what is in them.
+            zarr.open_group(store.store_of(path), mode="r+").attrs["seen"] = [seen, code()]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; where the file system has no locks, each does the work."""
+    with path.open("w") as file:
         try:
-            sizes[picture.id] = look_at_photograph(picture, known(picture), max_side)
-            if picture.tags is None or not known(picture):
-                file = picture.mask
-                values, problems = look_at_mask(picture, sizes[picture.id], classes)
-                tags.setdefault(picture.id, classes.ids(values))
-                drawn |= values
-                source.problems += problems
-        except Unusable as error:
-            source.problems.append(f"{file}: {error}")
-        except Exception as error:  # decoders raise almost anything at damaged bytes
-            source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
-    if drawn == {0, VOID} and not any(map(known, source.pictures)):
-        source.problems.append(
-            "masks: all hold 0 and 255 alone, and 255 means void; write class numbers, 1 for the first class"
-        )
-    return sizes
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            print(f"{path}: this file system has no locks", flush=True)
+        yield
 
 
-# ---------------------------------------------------------------------------------------------------- consistency
+def known_files(out: Path) -> Known:
+    """What the previous inventory found, if there is one; Snakemake deletes manifests, never stores."""
+    folder = store.store_of(out)
+    if "manifest" not in store.attributes_of(folder):
+        return {}
+    try:
+        group = zarr.open_group(folder, mode="r")
+        keys, sizes, tags = (np.asarray(group[name][...]) for name in ("key", "size", "tags"))  # type: ignore[index]
+    except Exception as error:  # damaged, or of another version: zarr raises almost anything, and nothing is lost
+        print(f"{folder}: cannot be read ({error}); all files are looked at anew", flush=True)
+        return {}
+    return {
+        bytes(key): ((int(size[0]), int(size[1])), set(np.flatnonzero(row).tolist()))
+        for key, size, row in zip(keys, sizes, tags, strict=True)
+    }
 
 
-def leaks(source: Source, content: Content) -> Iterator[str]:
-    """Photographs of the validation list that are, byte for byte, in the training list under another name."""
-    pictures = {picture.id: picture for picture in source.pictures}
-    train = {content[name][0]: name for name in source.splits["train"] if name in content}
-    for name in source.splits["val"]:
-        twin = train.get(content[name][0]) if name in content else None
-        if twin and twin != name:
-            yield f"{pictures[name].image} (val) is the same photograph as {pictures[twin].image} (train); remove one"
+def write_inventory(
+    data: Data, source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look, out: Path
+) -> None:
+    names, root = [picture.id for picture in source.pictures], root_of(data)
+    rows = {name: row for row, name in enumerate(names)}
+    table = np.zeros((len(names), len(classes.names)), bool)
+    for row, name in enumerate(names):
+        table[row, list(tags[name])] = True
+    arrays = {
+        "id": store.encode_text(names),
+        "photograph": store.encode_text([place(picture.image, root) for picture in source.pictures]),
+        "mask": store.encode_text([place(picture.mask, root) for picture in source.pictures]),
+        "photograph_digest": as_rows(found.digests[name][0] for name in names),
+        "mask_digest": as_rows(found.digests[name][1] for name in names),
+        "key": as_rows(found.keys[name] for name in names),
+        "size": np.array([found.sizes[name] for name in names], np.int32),
+        "has_mask": np.array([picture.mask is not None for picture in source.pictures]),
+        "tags": table,
+        "values": classes.values,
+        **{f"split_{split}": np.array([rows[name] for name in source.splits[split]], np.int64) for split in SPLITS},
+    }
+    counts = looking.count(source, classes, tags)
+    meta = {
+        "classes": classes.names,
+        "background": classes.background,
+        "format": data.format,
+        "tags_from": source.tags_from,
+        "counts": counts,
+    }
+    files = hashing(*(array.tobytes() for array in arrays.values()), repr(meta).encode()).hex()
+    header = store.Header("inventory", "prepare", settings_kept(data), code(), parents={"files": files})
+    for split in SPLITS:
+        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask", flush=True)
+    if store.finished(out, header):
+        print(f"{out}: complete already", flush=True)
+    else:
+        store.write_table(out, header, arrays, meta, axes="photograph, class")
 
 
-def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], share: float) -> Iterator[str]:
-    """Training images without a tag, and classes without a training image. Silent where no image has any, for a cause
-    that was found already, as an unreadable tags.csv."""
-    place = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
-    pictures = {picture.id: picture for picture in source.pictures}
-    train = [name for name in source.splits["train"] if name in pictures]
-    if source.problems and not any(tags.get(name) for name in train):
-        return
-    for name in train:
-        if tags.get(name) == set():
-            remedy = "tag it, remove it from the training list, or set data.untagged: drop"
-            yield f"{pictures[name].image}: no class in {place}; {remedy}"
-    counts = Counter(number for name in train for number in tags.get(name, ()))
-    for number, name in enumerate(classes.names[1:], 1):
-        if not counts[number] and name in classes.known:
-            remedy = "add some, or leave it out with data.classes"
-            if share < 1:
-                remedy = f"data.share {share:g} keeps {len(train)} training images; raise it, or " + remedy
-            yield f"class '{name}': no training image has this tag; {remedy}"
-
-
-def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
-    """The data set without the training images that have no tag."""
-    train, score = ([name for name in source.splits[split] if tags.get(name)] for split in ("train", "score"))
-    print(f"{len(source.splits['train']) - len(train)} training photographs without a tag left out", flush=True)
-    return sources.with_train(source, train, score)
-
-
-# ---------------------------------------------------------------------------------------------------------- story
-
-
-def read_source(data: Data) -> Source:
-    match data.format:
-        case "voc":
-            source = sources.voc(data.voc)
-        case "folder":
-            source = sources.folder(data.folder)
-        case _:
-            source = demo_source(data.demo)
-    return sources.thin(source, data.share) if data.share < 1 and source.splits else source
-
-
-def demo_source(settings: Demo) -> Source:
-    pictures = [Picture(f"{index:05d}", (settings.seed, index)) for index in range(settings.train + settings.val)]
-    names = [picture.id for picture in pictures]
-    train, val = names[: settings.train], names[settings.train :]
-    return Source(list(demo.CLASSES), pictures, {"train": train, "val": val, "score": train}, "masks")
+def settings_kept(data: Data) -> dict[str, Any]:
+    """Where files lie and what the data set is called stay out: they do not change what is in them."""
+    away: Any = {"name": True, data.format: {"root", "download", "url"}}
+    return data.model_dump(mode="json", exclude=away)
 
 
 def refuse(data: Data, problems: list[str]) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
         first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
-        raise cli.InputError("\n  ".join([first, *shorten(problems)]))
+        raise InputError("\n  ".join([first, *shorten(problems)]))
 
 
 def shorten(problems: list[str]) -> list[str]:
@@ -155,124 +172,193 @@ def shorten(problems: list[str]) -> list[str]:
     return [*lines, f"... and {len(problems) - len(lines)} more"]
 
 
-def header_of(data: Data, source: Source, keys: Mapping[str, bytes]) -> store.Header:
-    """Where files lie and what the data set is called stay out: they do not change what is in them."""
-    keep = {"format", "max_side", "classes", "other", "untagged", data.format}
-    away: Any = {data.format: {"root", "download", "url"}}
-    settings = data.model_dump(mode="json", include=keep, exclude=away)
-    files = hashlib.sha256(repr((list(keys.items()), sorted(source.splits.items()))).encode()).hexdigest()[:32]
-    return store.Header("images", "prepare", settings, recipe.code_digest("prepare"), parents={"files": files})
+# ---------------------------------------------------------------------------------------------------- row artifacts
 
 
-def row_keys(
-    source: Source, classes: Classes, tags: Mapping[str, set[int]], content: Content, max_side: int
-) -> dict[str, bytes]:
-    """What each picture's row is made from. Tags that come from the mask are in its digest."""
-    common = (recipe.code_digest("prepare"), classes.names, classes.values.tolist(), max_side)
-    made_of = {name: (common, digests, sorted(tags.get(name, ()))) for name, digests in content.items()}
-    return {
-        name: hashlib.blake2b(repr(made).encode(), digest_size=store.DIGEST).digest() for name, made in made_of.items()
-    }
+@dataclass(frozen=True)
+class Inventory:
+    """What the inventory says of each photograph, in its order."""
+
+    path: Path
+    meta: dict[str, Any]
+    settings: dict[str, Any]
+    ids: list[str]
+    photographs: list[str]
+    masks: list[str]
+    photograph_digests: list[bytes]
+    mask_digests: list[bytes]
+    sizes: np.ndarray  # int32 [N,2]
+    tags: np.ndarray  # bool [N,C]
+    values: np.ndarray  # int16 [256]: mask value → class id
+    splits: dict[str, np.ndarray]
 
 
-def prepare(data: Data, out: Path) -> None:
-    source = read_source(data)
-    problems = source.problems
-    if not source.pictures:
-        refuse(data, problems)
-    classes = keep_classes(source.classes, data, problems)
-    tags = tag_ids(source, classes, data)
-    content = digests(source)
-    problems += leaks(source, content)
-    keys = row_keys(source, classes, tags, content, data.max_side)
-    header = header_of(data, source, keys)
-    if not problems and store.finished(out, header):
-        print(f"{out}: complete already", flush=True)
-        return
-    reusable = store.reusable_keys(out)
-    sizes = look(source, classes, tags, data.max_side, lambda picture: keys[picture.id] in reusable)
-    if data.untagged == "drop":
-        source = without_untagged(source, tags)
-    problems += untagged(source, classes, tags, data.share)
-    refuse(data, problems)
-    write(data, source, classes, tags, sizes, keys, header, out)
-
-
-def write(
-    data: Data,
-    source: Source,
-    classes: Classes,
-    tags: Mapping[str, set[int]],
-    sizes: Mapping[str, Size],
-    keys: Mapping[str, bytes],
-    header: store.Header,
-    out: Path,
-) -> None:
-    """The artifact, picture by picture."""
-    names = [picture.id for picture in source.pictures]
-    rows = {name: row for row, name in enumerate(names)}
-    side, foreground = data.max_side, len(classes.names) - 1
-    canvas = tuple(-(-max(lengths) // CANVAS) * CANVAS for lengths in zip(*sizes.values(), strict=True))
-
-    def compute(indices: list[int]) -> Iterator[store.Row]:
-        for picture in map(source.pictures.__getitem__, indices):
-            hot = np.isin(np.arange(1, foreground + 1), list(tags[picture.id]))
-            yield {**row_of(picture, sizes[picture.id], classes, side, canvas), "tags": hot}
-
-    tables = {
-        f"split_{split}": np.array([rows[name] for name in listed], np.int64) for split, listed in source.splits.items()
-    }
-    store.write_rows(
-        out,
-        header,
-        {
-            "rgb": ((side, side, 3), np.uint8),
-            "size": ((2,), np.int32),
-            "full_size": ((2,), np.int32),
-            "mask": (canvas, np.uint8),
-            "tags": ((foreground,), np.bool_),
-            "has_mask": ((), np.bool_),
-        },
-        [keys[name] for name in names],
-        compute,
-        {
-            "classes": classes.names,
-            "format": data.format,
-            "tags_from": source.tags_from,
-            "counts": count(source, classes, tags),
-        },
-        axes="image, row, column, channel",
-        tables={"id": store.encode_text(names), **tables},
+def read_inventory(path: Path, data: Data, *shared: str) -> Inventory:
+    """Open an inventory, and refuse one that was made with another value of these settings."""
+    artifact = store.Artifact(path, "inventory")
+    settings = artifact.manifest["settings"]
+    for name in shared:
+        given = data.model_dump(mode="json")[name]
+        if settings[name] != given:
+            raise InputError(f"{path}: made with data.{name} {settings[name]}, {given} given; {AGAIN}")
+    texts = {name: store.decode_text(artifact.read(name)) for name in ("id", "photograph", "mask")}
+    return Inventory(
+        path,
+        artifact.meta,
+        settings,
+        texts["id"],
+        texts["photograph"],
+        texts["mask"],
+        [bytes(row) for row in artifact.read("photograph_digest")],
+        [bytes(row) for row in artifact.read("mask_digest")],
+        artifact.read("size"),
+        artifact.read("tags"),
+        artifact.read("values"),
+        {split: artifact.read(f"split_{split}") for split in SPLITS},
     )
 
 
-def row_of(picture: Picture, size: Size, classes: Classes, side: int, canvas: tuple[int, ...]) -> store.Row:
-    """One picture on its canvases; the photograph at most `side` long, the mask as large as it is."""
-    reduction = min(1.0, side / max(size))
-    h, w = (max(1, round(length * reduction)) for length in size)
-    rgb = np.zeros((side, side, 3), np.uint8)
-    rgb[:h, :w] = resize_image(read_photograph(picture), h, w)
-    values, mask = read_mask(picture), np.full(canvas, VOID, np.uint8)
-    if values is not None:
-        mask[: size[0], : size[1]] = classes.values[values]
-    return {
-        "rgb": rgb,
-        "size": np.array([h, w], np.int32),
-        "full_size": np.array(size, np.int32),
-        "mask": mask,
-        "has_mask": np.array(values is not None),
-    }
+def make_photographs(data: Data, inventory_path: Path, out: Path) -> None:
+    inventory, root, side = read_inventory(inventory_path, data, "format", "max_side"), root_of(data), data.max_side
+    keys = [hashing(code(), side, digest) for digest in inventory.photograph_digests]
+    splits = {f"split_{split}": rows for split, rows in inventory.splits.items()}
+    meta = {"format": data.format, "counts": {split: len(rows) for split, rows in inventory.splits.items()}}
+    files = hashing(repr(inventory.ids), *keys, *(rows.tobytes() for rows in splits.values())).hex()
+    header = store.Header(
+        "photographs", "prepare", {"format": data.format, "max_side": side}, code(), parents={"files": files}
+    )
+
+    def compute(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            content = as_seen(inventory, inventory.photographs[i], inventory.photograph_digests[i], root)
+            h, w = reduced((int(inventory.sizes[i, 0]), int(inventory.sizes[i, 1])), side)
+            rgb = np.zeros((side, side, 3), np.uint8)
+            rgb[:h, :w] = resize_image(looking.photograph(content), h, w)
+            yield {"rgb": rgb, "size": np.array([h, w], np.int32)}
+
+    if complete(out, header):
+        return
+    cli.limit_threads(1)  # for pictures this small, torch's threads cost ten times the work they share
+    store.write_rows(
+        out,
+        header,
+        {"rgb": ((side, side, 3), np.uint8), "size": ((2,), np.int32)},
+        keys,
+        compute,
+        meta,
+        axes="photograph, row, column, channel",
+        tables={"id": store.encode_text(inventory.ids), **splits},
+    )
 
 
-def count(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> dict[str, Any]:
-    """Photographs and masks of each split, and training images of each class; printed, and kept with the artifact."""
-    masked = {picture.id for picture in source.pictures if picture.mask or isinstance(picture.image, tuple)}
-    tagged = Counter(number for name in source.splits["train"] for number in tags[name])
-    with_mask = {split: len(masked.intersection(listed)) for split, listed in source.splits.items()}
-    for split in sources.SPLITS:
-        print(f"{split}: {len(source.splits[split])} photographs, {with_mask[split]} with a mask", flush=True)
-    images = {split: len(listed) for split, listed in source.splits.items()}
-    return {**images, "with_mask": with_mask, "tags": {n: tagged[i] for i, n in enumerate(classes.names) if i}}
+def make_tags(data: Data, inventory_path: Path, out: Path) -> None:
+    inventory = read_inventory(inventory_path, data, "format", "classes", "other", "untagged", "share", "background")
+    if inventory.meta["tags_from"] != "masks":  # else all files would be read again, for what the inventory has seen
+        check_tags(data, inventory)
+    meta = {name: inventory.meta[name] for name in ("classes", "background", "tags_from")}
+    common = repr((inventory.meta["classes"], inventory.meta["background"]))
+    keys = [hashing(common, row.tobytes()) for row in inventory.tags]
+    files = hashing(repr(inventory.ids), *keys).hex()
+    header = store.Header("tags", "prepare", meta, code(), parents={"files": files})
+    if complete(out, header):
+        return
+    store.write_rows(
+        out,
+        header,
+        {"tags": (inventory.tags.shape[1:], np.bool_)},
+        keys,
+        lambda indices: ({"tags": inventory.tags[i]} for i in indices),
+        meta,
+        axes="photograph, class",
+    )
+
+
+def check_tags(data: Data, inventory: Inventory) -> None:
+    """Refuse an inventory that holds other tags, or classes, than the files do now."""
+    source = read_source(data)
+    classes = keep_classes(source.classes, data, source.problems)
+    now = tag_ids(source, classes, data)
+    if classes.names != inventory.meta["classes"]:
+        raise InputError(f"{inventory.path}: the classes are now {', '.join(classes.names)}; {AGAIN}")
+    for name, row in zip(inventory.ids, inventory.tags, strict=True):
+        if now.get(name) != set(np.flatnonzero(row).tolist()):
+            tags = "gone" if name not in now else ", ".join(classes.names[k] for k in sorted(now[name])) or "none"
+            raise InputError(f"{inventory.path}: the tags of '{name}' have changed since, they are {tags}; {AGAIN}")
+
+
+def make_masks(data: Data, inventory_path: Path, out: Path) -> None:
+    inventory, root = read_inventory(inventory_path, data, "format"), root_of(data)
+    has = np.array([digest != NO_MASK for digest in inventory.mask_digests])
+    # One pixel of void stands for a mask that is not there: nothing here depends on photographs.
+    sizes = np.where(has[:, None], inventory.sizes, 1).astype(np.int32)
+    canvas = tuple(-(-int(longest) // CANVAS) * CANVAS for longest in sizes.max(0))
+    meta = {name: inventory.meta[name] for name in ("classes", "background")}
+    common = repr((code(), inventory.values.tolist()))
+    keys = [hashing(common, digest, size.tobytes()) for digest, size in zip(inventory.mask_digests, sizes, strict=True)]
+    files = hashing(repr(inventory.ids), *keys).hex()
+    header = store.Header("masks", "prepare", meta, code(), parents={"files": files})
+
+    def compute(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            mask = np.full(canvas, VOID, np.uint8)
+            if has[i]:
+                content = as_seen(inventory, inventory.masks[i], inventory.mask_digests[i], root)
+                h, w = sizes[i]
+                mask[:h, :w] = inventory.values[looking.mask_values(content)]
+            yield {"mask": mask, "full_size": sizes[i], "has_mask": has[i]}
+
+    if complete(out, header):
+        return
+    store.write_rows(
+        out,
+        header,
+        {"mask": (canvas, np.uint8), "full_size": ((2,), np.int32), "has_mask": ((), np.bool_)},
+        keys,
+        compute,
+        meta,
+        axes="photograph, row, column",
+    )
+
+
+def as_seen(inventory: Inventory, where: str, digest: bytes, root: Path | None) -> Content:
+    """What a file holds, which must be what it held when the inventory was made: nobody has looked at anything else."""
+    file = at(where, root)
+    if file is None:
+        raise ValueError("no file")
+    try:
+        content = looking.content(file)
+    except OSError as error:
+        raise InputError(f"{looking.unreadable(error)}. It was there when {inventory.path} was made") from None
+    if looking.digest(content) != digest:
+        raise InputError(f"{file}: has changed since {inventory.path} was made; {AGAIN}")
+    return content
+
+
+def complete(out: Path, header: store.Header) -> bool:
+    if done := store.finished(out, header):
+        print(f"{out}: complete already", flush=True)
+    return done
+
+
+def code() -> str:
+    return code_digest("prepare")
+
+
+def hashing(*parts: object) -> bytes:
+    """Digest of these parts, in their order."""
+    digest = hashlib.blake2b(digest_size=store.DIGEST)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest.digest()
+
+
+def as_rows(digests: Iterable[bytes]) -> np.ndarray:
+    """uint8 [N,16]."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, store.DIGEST)
+
+
+# --------------------------------------------------------------------------------------------------------- command
 
 
 def _describe(settings: type[BaseModel], block: str) -> str:
@@ -281,7 +367,7 @@ def _describe(settings: type[BaseModel], block: str) -> str:
     return "\n".join([f"settings, {block}:", *lines])
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     blocks: dict[str, type[BaseModel]] = {"JSON": Data, "block demo": Demo, "block voc": Voc, "block folder": Folder}
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.prepare",
@@ -289,16 +375,17 @@ def main(argv: list[str] | None = None) -> None:
         epilog="\n\n".join(_describe(settings, block) for block, settings in blocks.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    makers = {"photographs": make_photographs, "tags": make_tags, "masks": make_masks}
+    parser.add_argument("--make", choices=makers, required=True, help="which artifact")
     parser.add_argument("--settings", default="{}", help="JSON of the `data:` block of config.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="manifest to write, e.g. results/demo/images.json")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write, e.g. results/demo/photographs.json")
     args = parser.parse_args(argv)
 
     def work() -> None:
-        try:
-            data = Data.model_validate_json(args.settings)
-        except ValidationError as error:
-            raise ConfigError(explain(error, "--settings")) from None
-        prepare(data, args.out)
+        data = parse_block(Data, args.settings, "--settings")
+        inventory = args.out.with_name("inventory.json")
+        up_to_date(data, inventory)
+        makers[args.make](data, inventory, args.out)
 
     cli.guarded(work)
 

@@ -5,7 +5,7 @@ colorization  Larsson, Maire, Shakhnarovich 2017, "Colorization as a Proxy Task 
 jigsaw        Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
               arXiv 1603.09246: the order in which nine tiles of a photograph were shuffled.
 
-Reads: images (split train). Makes: weights (the backbone; the head is dropped), curves of the loss and its terms.
+Reads: photographs (split train). Makes: weights (the backbone; the head is dropped), curves of the loss and its terms.
 Legend: B images, S side of the crop, P pixels or permutations, D channels of all stages, K shuffles, t side of a tile;
 positions are (y, x) in pixels. Cost: epochs x images passes through the backbone, forward and backward; 256 pixels of
 colorization cost as much again as resnet18 at 100 px, a fifth of it at 224.
@@ -23,15 +23,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core import cli, data, store, train
-from pipeline.core.config import Proxy
-from pipeline.core.models import Backbone, backbone, pack
+from pipeline.core import cli, store, train
+from pipeline.core.job import InputError, Job
+from pipeline.core.loop import Losses
+from pipeline.core.steps import Proxy
+from pipeline.kinds import photographs
+from pipeline.kinds.crops import Crops
+from pipeline.networks.backbones import backbone
+from pipeline.networks.states import packed
+from pipeline.networks.trunk import Backbone
 
 BINS = 32  # of hue, and of chroma
 TILES = 9
 DECAY = 1e-6  # of the colour head's matrices, as published
 
-Step = Callable[[nn.Module, dict[str, Tensor]], train.Losses]
+Step = Callable[[nn.Module, dict[str, Tensor]], Losses]
 
 # ------------------------------------------------------------------------------------------------- colorization
 
@@ -107,12 +113,14 @@ class Colorizer(nn.Module):
         return self.chroma(code), self.hue(code)
 
 
-def colour_loss(chroma_scores: Tensor, hue_scores: Tensor, rgb: Tensor) -> train.Losses:
-    """mean CE(chroma) and mean 5·chroma·CE(hue): the hue of a nearly gray pixel hardly matters. Larsson et al., 3.1."""
+def colour_loss(chroma_scores: Tensor, hue_scores: Tensor, rgb: Tensor) -> Losses:
+    """CE(chroma) and 5·chroma·CE(hue), summed over B·P pixels: the hue of a nearly gray pixel hardly matters.
+    Larsson et al., 3.1."""
     hue, chroma = hue_and_chroma(rgb)
-    chroma_error = F.cross_entropy(chroma_scores.float().transpose(1, 2), bins(chroma))
+    pixels = torch.tensor(chroma.numel())
+    chroma_error = F.cross_entropy(chroma_scores.float().transpose(1, 2), bins(chroma), reduction="sum")
     hue_error = F.cross_entropy(hue_scores.float().transpose(1, 2), bins(hue), reduction="none")
-    return {"chroma": chroma_error, "hue": (5 * chroma * hue_error).mean()}
+    return {"chroma": (chroma_error, pixels), "hue": ((5 * chroma * hue_error).sum(), pixels)}
 
 
 # ------------------------------------------------------------------------------------------------------- jigsaw
@@ -185,15 +193,15 @@ class Jigsaw(nn.Module):
 # -------------------------------------------------------------------------------------------------------- story
 
 
-def photograph_only(crops: data.Crops) -> data.Cut:
+def photograph_only(crops: Crops) -> train.Cut:
     """Crops enlarged where a photograph is too small, so that nothing is filled in.
 
     The fill has no colour worth learning, and its place tells the jigsaw where a tile was.
     """
 
-    def cut(i: int, rng: np.random.Generator) -> data.Sample:
+    def cut(i: int, rng: np.random.Generator) -> train.Sample:
         scale = float(np.exp(rng.uniform(*np.log(crops.scale))))
-        source = int(min(*crops.images["size"][i], max(1, round(crops.crop / scale))))
+        source = int(min(*crops.photographs["size"][i], max(1, round(crops.crop / scale))))
         exact = crops.crop / source
         return replace(crops, scale=(exact, exact))(i, rng)
 
@@ -204,12 +212,13 @@ def colorization(trunk: Backbone, settings: Proxy) -> tuple[nn.Module, Step]:
     """The network and what one iteration minimises."""
     trunk.gray = True
 
-    def step(net: nn.Module, batch: dict[str, Tensor]) -> train.Losses:
+    def step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
         image = batch["image"]
         position = random_positions(len(image), settings.pixels, image.shape[-1], settings.border, image.device)
         chroma, hue = net(image, position)
         terms = colour_loss(chroma, hue, colours(image, position))
-        return terms | {"decay": DECAY / 2 * torch.stack([w.square().sum() for w in head(net) if w.ndim == 2]).sum()}
+        decay = DECAY / 2 * torch.stack([w.square().sum() for w in head(net) if w.ndim == 2]).sum()
+        return terms | {"decay": (decay, torch.tensor(1))}
 
     return Colorizer(trunk, settings.hidden), step
 
@@ -219,11 +228,12 @@ def jigsaw(trunk: Backbone, settings: Proxy) -> tuple[nn.Module, Step]:
     side = tile_side(settings)
     orders = torch.from_numpy(permutations(settings.permutations))
 
-    def step(net: nn.Module, batch: dict[str, Tensor]) -> train.Losses:
+    def step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
         tiles = normalise(cut_tiles(batch["image"], side), trunk)
         answer = torch.randint(len(orders), (len(tiles), settings.shuffles), device=tiles.device)
         scores = net(tiles, orders.to(tiles.device)[answer])
-        return {"order": F.cross_entropy(scores.float().flatten(0, 1), answer.flatten())}
+        total = F.cross_entropy(scores.float().flatten(0, 1), answer.flatten(), reduction="sum")
+        return {"order": (total, torch.tensor(answer.numel()))}
 
     return Jigsaw(trunk, len(orders), settings.code, settings.hidden), step
 
@@ -233,7 +243,7 @@ def tile_side(settings: Proxy) -> int:
     window = settings.crop // 3
     side = settings.tile or window * 75 // 85
     if side > window:
-        raise cli.InputError(
+        raise InputError(
             f"tile: {side} found, but a window is a third of crop {settings.crop}, {window} px; "
             f"expected at most that. Leave `tile` out for {window * 75 // 85}"
         )
@@ -245,16 +255,16 @@ def head(net: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in net.named_parameters() if not name.startswith("trunk.")]
 
 
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Proxy = job.settings
-    rows = data.split(job.images, "train")
+    rows = photographs.split(job.photographs, "train")
     torch.manual_seed(job.seed)
     trunk = backbone(settings.backbone)
     net, step = (colorization if settings.task == "colorization" else jigsaw)(trunk, settings)
-    crops = data.Crops(job.images, settings.crop, settings.scale, settings.jitter, fill=np.zeros(3, np.uint8))
+    crops = Crops(job.photographs, settings.crop, settings.scale, settings.jitter, fill=np.zeros(3, np.uint8))
     curves = train.fit(net, rows, photograph_only(crops), step, job, heads=head)
     curves["curve_loss"] = np.sum(list(curves.values()), axis=0)
-    arrays, index = pack(trunk.state_dict())
+    arrays, index = packed(trunk.state_dict())
     gray = settings.gray and settings.task == "colorization"
     store.write_table(job.out, job.header, {**arrays, **curves}, {"index": index, "backbone": trunk.name, "gray": gray})
 

@@ -1,9 +1,11 @@
 """A model's predictions on the training images as labels for the next one.
 
 The tag constraint is AE-PSL's and STC's (argmax over the background and the image's tags); the thresholds are those of
-semi-supervised training (Zhao et al. 2021, section 4); the CRF is optional.
+semi-supervised training (Zhao et al. 2021, section 4); the CRF is optional. `images: covered` labels only the images
+that the labels before cover, as STC does with its simple images first.
 
-Reads: images, model. Makes: labels u8 [N,S,S], covered bool [N]. Cost: one inference pass over split train.
+Reads: photographs, tags, model, covered (labels, optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: one
+inference pass over the images.
 """
 
 from __future__ import annotations
@@ -12,56 +14,59 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core import cli, data
-from pipeline.core.config import Relabel
-from pipeline.core.densecrf import DeepLabKernels, dense_crf
-from pipeline.core.inference import probabilities
-from pipeline.core.labels import write_labels
-from pipeline.core.models import for_inference, load_segmenter
+from pipeline.core import cli
+from pipeline.core.job import InputError, Job
 from pipeline.core.processes import over_processes
+from pipeline.core.steps import Relabel
+from pipeline.kinds import classes, labels, photographs
+from pipeline.kinds import tags as said
+from pipeline.kinds.pixels import VOID
+from pipeline.networks.door import open_network, refine, refined_probabilities
 
 
-def decide(scores: np.ndarray, ids: np.ndarray, settings: Relabel) -> np.ndarray:
+def decide(scores: np.ndarray, ids: np.ndarray, background: int | None, settings: Relabel) -> np.ndarray:
     """Probabilities [K,h,w] of the classes `ids` → labels uint8 [h,w]; below their threshold 255."""
     best = scores.argmax(0)
-    labels = ids[best].astype(np.uint8)
-    needed = np.where(labels == 0, settings.background, settings.foreground)
-    labels[scores.max(0) < needed] = data.VOID
-    return labels
+    found = ids[best].astype(np.uint8)
+    plain = np.zeros(found.shape, bool) if background is None else found == background
+    needed = np.where(plain, settings.background, settings.foreground)
+    found[scores.max(0) < needed] = VOID
+    return found
 
 
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Relabel = job.settings
-    images, artifact = job.images, job.inputs["model"]
-    model = for_inference(load_segmenter(artifact), job.device)
-    tags, classes = data.image_tags(images), len(data.class_names(images))
+    pictures, tags, model = job.photographs, job.inputs["tags"], job.inputs["model"]
+    rows = photographs.split(pictures, "train")
+    if settings.images == "covered":
+        if "covered" not in job.inputs:
+            raise InputError("images: covered needs labels that say which; put the step after some, or use images: all")
+        rows = rows[job.inputs["covered"].read("covered")[rows]]
+    network = open_network(model, job.device, job.precision, settings.scales, settings.flip)
+    background = classes.background(model)
+    table = said.tags(tags)
+    if background is not None:
+        table[:, background] = True
 
-    def possible(i: int) -> np.ndarray:
-        return np.concatenate([[0], np.flatnonzero(tags[i]) + 1]) if settings.tags else np.arange(classes)
+    def possible(i: int) -> np.ndarray | None:
+        # Without a background an untagged image would have no class at all: there every class is possible.
+        return table[i] if settings.tags and table[i].any() else None
 
-    def refine(item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-        i, scores = item
-        return i, dense_crf(data.image(images, i), scores, DeepLabKernels()) if settings.crf else scores
+    def predict(i: int) -> tuple[int, np.ndarray, np.ndarray]:
+        return i, *refined_probabilities(network, photographs.image(pictures, i), possible(i))
 
-    def predict(i: int) -> tuple[int, np.ndarray]:
-        scores = probabilities(
-            model,
-            data.image(images, i),
-            scales=settings.scales,
-            flip=settings.flip,
-            device=job.device,
-            precision=job.precision,
-        )[possible(i)]
-        return i, scores / scores.sum(0).clip(1e-6)
+    def settle(item: tuple[int, np.ndarray, np.ndarray]) -> np.ndarray:
+        i, ids, scores = item
+        scores = refine(photographs.image(pictures, i), scores) if settings.crf else scores
+        return decide(scores, ids, background, settings)
 
-    def label(rows: list[int]) -> Iterator[np.ndarray]:
+    def label(some: list[int]) -> Iterator[np.ndarray]:
         # A few at a time: on a GPU the network comes first, then the CRF on all cores.
-        for start in range(0, len(rows), 16):
-            predicted = over_processes(predict, rows[start : start + 16], job.images_at_once)
-            for i, scores in over_processes(refine, predicted, job.threads if settings.crf else 1):
-                yield decide(scores, possible(i), settings)
+        for start in range(0, len(some), 16):
+            predicted = over_processes(predict, some[start : start + 16], job.images_at_once)
+            yield from over_processes(settle, predicted, job.threads if settings.crf else 1)
 
-    write_labels(job, data.split(images, "train"), label)
+    labels.write_labels(job, rows, label, of=model)
 
 
 if __name__ == "__main__":

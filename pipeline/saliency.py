@@ -6,7 +6,7 @@ Three published measures, chosen by name in `METHODS`:
        Said to be under patent: ask before commercial use.
   ft   Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009. A baseline.
 
-Reads: images (`rgb` u8 [H, W, 3] each). Writes: saliency (u8 [H, W] each, 255 = most salient).
+Reads: photographs (`rgb` u8 [H, W, 3] each). Writes: saliency (u8 [H, W] each, 255 = most salient).
 A map is f32 [H, W] from 0, its least salient pixel, to 1, its most salient: a picture without any object has
 a 1, too. Only a picture of a single colour gives zeros throughout.
 Cost per image on one core, 192x256 / 375x500: rbd 40 / 120 ms, mb+ 18 / 30 ms, ft 6 / 28 ms.
@@ -15,11 +15,10 @@ Letters: H, W picture; K regions; E pairs of neighbouring regions; B regions on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import correlate1d, maximum_filter, minimum_filter
@@ -28,11 +27,15 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
+from skimage.morphology import reconstruction
 from skimage.segmentation import slic
 
-from pipeline.core import cli, data, inference, store
-from pipeline.core.config import Saliency
+from pipeline.core import cli, store
+from pipeline.core.job import InputError, Job
 from pipeline.core.processes import over_processes
+from pipeline.core.steps import Saliency
+from pipeline.kinds import photographs
+from pipeline.kinds.pixels import reduced
 
 U8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
@@ -79,12 +82,26 @@ def minimum_barrier(rgb: U8) -> F32:
     shrink = min(1.0, WORKING_SIDE / max(rgb.shape))
     height, width = (max(8, round(side * shrink)) for side in rgb.shape[:2])
     lab = _lab(_resize(rgb, (height, width)))
-    barrier = np.sum([_barrier_distance(lab[..., c].copy(), SWEEPS) for c in range(3)], axis=0)
+    distance = barrier_kernel()
+    barrier = np.sum([distance(lab[..., c].copy(), SWEEPS) for c in range(3)], axis=0)
     saliency = _flatten(_unit(_unit(barrier) + _unit(_border_contrast(lab))))
     y, x = np.linspace(-height, height, height)[:, None], np.linspace(-width, width, width)
     centred = _unit(saliency * (1 - np.hypot(y, x) / np.hypot(height, width)))
     sharpened = 1 / (1 + np.exp(-10 * (centred - np.float32(0.5))))
     return _unit(_resize(sharpened, rgb.shape[:2]))
+
+
+def barrier_kernel() -> Callable[[F32, int], F32]:
+    """The compiled minimum barrier distance. Raises InputError when numba, which only mb+ needs, is not installed."""
+    try:
+        from pipeline.kernels.barrier import barrier_distance
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        raise InputError(
+            "saliency algorithm 'mb+' needs numba, which is not installed: pip install 'tagmask[mb]', or use rbd or ft"
+        ) from None
+    return barrier_distance
 
 
 def robust_background(rgb: U8, regions: int = 250) -> F32:
@@ -139,51 +156,12 @@ def _resize(picture: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-@njit(cache=True, nogil=True)
-def _barrier_distance(channel: F32, sweeps: int) -> F32:
-    """Least barrier (highest minus lowest value) of a path to the border: f32 [H, W] -> f32 [H, W].
-
-    Zhang 2015, algorithm 1: sweeps alternate between forwards and backwards, and a pixel prolongs the path of
-    one of the two neighbours just visited if that helps. The border is at 0 and only the inside is swept, so
-    the first sweep gives every pixel a path and no neighbour is ever without one.
-    """
-    height, width = channel.shape
-    highest, lowest, distance = channel.copy(), channel.copy(), np.zeros_like(channel)
-    distance[1:-1, 1:-1] = np.inf
-    for sweep in range(sweeps):
-        step = 1 - 2 * (sweep % 2)
-        for y in range(1, height - 1) if step > 0 else range(height - 2, 0, -1):
-            for x in range(1, width - 1) if step > 0 else range(width - 2, 0, -1):
-                for ny, nx in ((y - step, x), (y, x - step)):
-                    high, low = max(highest[ny, nx], channel[y, x]), min(lowest[ny, nx], channel[y, x])
-                    if high - low < distance[y, x]:
-                        distance[y, x], highest[y, x], lowest[y, x] = high - low, high, low
-    return distance
-
-
-@njit(cache=True, nogil=True)
-def _reconstruct(marker: F32, ceiling: F32) -> F32:
-    """Morphological reconstruction: `marker` [H, W] floods its 4-neighbours, never above `ceiling` [H, W]."""
-    height, width = marker.shape
-    level, quiet, step = marker.copy(), 0, 1
-    while quiet < 2:  # sweeps in a row, one each way, that changed nothing
-        quiet += 1
-        for y in range(height) if step > 0 else range(height - 1, -1, -1):
-            for x in range(width) if step > 0 else range(width - 1, -1, -1):
-                for ny, nx in ((y - step, x), (y, x - step)):
-                    if 0 <= ny < height and 0 <= nx < width:
-                        flooded = min(level[ny, nx], ceiling[y, x])
-                        if flooded > level[y, x]:
-                            level[y, x], quiet = flooded, 0
-        step = -step
-    return level
-
-
 def _flatten(saliency: F32) -> F32:
     """Remove bumps, then dents, narrower than a kernel, and keep edges (Zhang 2015, post-processing)."""
     width = max(1, round(50 * np.sqrt(saliency.mean()) * max(saliency.shape) / WORKING_SIDE))
-    opened = _reconstruct(minimum_filter(saliency, width), saliency)
-    return -_reconstruct(-maximum_filter(opened, width), -opened)
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    opened = reconstruction(minimum_filter(saliency, width), saliency, "dilation", cross)
+    return reconstruction(maximum_filter(opened, width), opened, "erosion", cross).astype(np.float32)
 
 
 def _border_contrast(lab: F32) -> Real:
@@ -254,15 +232,17 @@ def _optimise(colour: Real, pairs: Int, background: Real, foreground: Real) -> R
     return np.atleast_1d(spsolve(system.tocsc(), foreground))
 
 
-def run(job: cli.Job) -> None:
+def run(job: Job) -> None:
     settings: Saliency = job.settings
-    images, method = job.images, METHODS[job.settings.algorithm]
-    side = images["rgb"].shape[1]
+    pictures, method = job.photographs, METHODS[settings.algorithm]
+    side = pictures["rgb"].shape[1]
+    if settings.algorithm == "mb+":
+        barrier_kernel()  # compiled once, before the processes below are forked
 
     def measure(i: int) -> np.ndarray:
-        rgb, out = data.image(images, i), np.zeros((side, side), np.uint8)
+        rgb, out = photographs.image(pictures, i), np.zeros((side, side), np.uint8)
         h, w = rgb.shape[:2]
-        small = method(inference.reduced(rgb, settings.side))
+        small = method(reduced(rgb, settings.side))
         full = np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BILINEAR))
         out[:h, :w] = np.round(full * 255)
         return out
@@ -275,7 +255,7 @@ def run(job: cli.Job) -> None:
         job.out,
         job.header,
         {"saliency": ((side, side), np.uint8)},
-        data.only_split(images, "train", store.row_keys(job.header, job.inputs)),
+        photographs.only_split(pictures, "train", store.row_keys(job.header, job.inputs)),
         compute,
         axes="image, row, column",
     )

@@ -1,63 +1,65 @@
-"""Final segmentation network on label maps, true or pseudo.
+"""Final segmentation network on label maps, true or pseudo, hard or soft.
 
 DeepLab-LargeFOV (Chen et al. 2015) or DeepLab-v3+ (Chen et al. 2018) head over any backbone; pixel cross-entropy that
-ignores 255; starts from any `weights`.
+ignores 255 for hard labels, multi-label cross-entropy (Wei et al. 2017, STC) for soft ones. Starts from any `weights`,
+and takes over a decoder that they bring.
 
-Reads: images, labels, weights. Makes: model (parameters, curve). Cost: epochs x covered images.
+Reads: photographs, labels (labels or soft), weights. Makes: model (parameters, curve). Cost: epochs x covered images.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core import cli, data, store, train
-from pipeline.core.config import Segment
-from pipeline.core.models import Segmenter, load_backbone, pack
+from pipeline.core import cli, store, train
+from pipeline.core.job import InputError, Job
+from pipeline.core.loop import Losses
+from pipeline.core.steps import Segment
+from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
+from pipeline.kinds import classes, photographs
+from pipeline.kinds.crops import Crops
+from pipeline.kinds.labels import labels_at
+from pipeline.kinds.soft import soft_at
+from pipeline.networks.backbones import load_backbone
+from pipeline.networks.segmenter import Segmenter, segmenter_meta, take_over
+from pipeline.networks.states import packed
 
 
-def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over labelled pixels. logits [B,C,H,W], labels u8 [B,H,W]. Zero when the batch has none."""
-    total = F.cross_entropy(logits, labels.long(), ignore_index=data.VOID, reduction="sum")
-    return total / (labels != data.VOID).sum().clamp(min=1)
+def hard_step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
+    return {"loss": pixel_loss(net(batch["image"]), batch["label"])}
 
 
-def run(job: cli.Job) -> None:
+def soft_step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
+    return {"loss": soft_pixel_loss(net(batch["image"]), batch["slots"], batch["soft"])}
+
+
+def run(job: Job) -> None:
     settings: Segment = job.settings
-    images, labels, weights = job.images, job.inputs["labels"], job.inputs["weights"]
+    pictures, labels, weights = job.photographs, job.inputs["labels"], job.inputs["weights"]
     rows = labels.read("covered").nonzero()[0]
     if not len(rows):
-        raise cli.InputError(f"{labels.path}: these labels cover no image")
-    classes = data.class_names(images)
+        raise InputError(f"{labels.path}: these labels cover no image")
+    names = classes.names(labels)
     torch.manual_seed(job.seed)
-    model = Segmenter(
-        load_backbone(weights, settings.stride), settings.head, len(classes), settings.width, settings.stride
-    )
-    cut = data.Crops(
-        images,
+    trunk = load_backbone(weights, settings.stride)
+    model = Segmenter(trunk, settings.head, len(names), settings.width, settings.stride)
+    print(take_over(model, weights, names), flush=True)
+    soft = labels.kind == "soft"
+    cut = Crops(
+        pictures,
         settings.crop,
         settings.scale,
         settings.jitter,
-        fill=data.mean_colour(images, rows),
-        label=lambda i: data.labels_at(labels, images, i),
+        fill=photographs.mean_colour(pictures, rows),
+        label=None if soft else lambda i: labels_at(labels, pictures, i),
+        soft=(lambda i: soft_at(labels, pictures, i)) if soft else None,
     )
-
-    def step(net: nn.Module, batch: dict[str, Tensor]) -> train.Losses:
-        return {"loss": pixel_loss(net(batch["image"]), batch["label"])}
-
+    step = soft_step if soft else hard_step
     curves = train.fit(model, rows, cut, step, job, heads=lambda net: list(net.head.parameters()))  # type: ignore[union-attr,arg-type]
-    arrays, index = pack(model.state_dict())
-    meta = {
-        "index": index,
-        "backbone": weights.meta["backbone"],
-        "gray": weights.meta["gray"],
-        "stride": settings.stride,
-        "head": settings.head,
-        "width": settings.width,
-        "classes": classes,
-        "max_side": int(images["rgb"].shape[1]),
-    }
+    arrays, index = packed(model.state_dict())
+    side = int(pictures["rgb"].shape[1])
+    meta = {**segmenter_meta(model, names, classes.background(labels), side), "index": index}
     store.write_table(job.out, job.header, {**arrays, **curves}, meta)
 
 

@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from pipeline.core import store
+from pipeline.core.steps import DATA
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
-ENVIRONMENT = {**os.environ, "GOMP_SPINCOUNT": "500", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+DATA_FOLDER = ROOT.parent / "shared" / "data"
+os.environ["GOMP_SPINCOUNT"] = "500"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def words(stage: str, out: Path, settings: dict | None = None, **inputs: Path | int) -> list[str]:
+    """The arguments of a stage's command."""
+    flags = [part for role, path in inputs.items() for part in (f"--{role}", str(path))]
+    flags += ["--settings", json.dumps(settings or {}), "--out", str(out)]
+    return flags if stage == "prepare" else [*flags, "--precision", "f32", "--threads", "2"]
 
 
 def command(stage: str, *args: object) -> list[str]:
+    """The same as a process of its own, for tests that kill it."""
     return [sys.executable, "-m", f"pipeline.{stage}", *map(str, args)]
 
 
 def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool = False, **inputs: Path | int) -> str:
     """Run a stage as its command; returns what it printed."""
-    flags = [part for kind, path in inputs.items() for part in (f"--{kind}", path)]
-    words = command(stage_name, *flags, "--settings", json.dumps(settings or {}), "--out", out)
-    if stage_name != "prepare":
-        words += ["--precision", "f32", "--threads", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=out.parent)
-    assert (done.returncode != 0) == fails, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    given = words(stage_name, out, settings, **inputs)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent)
+    assert (status != 0) == fails, f"{stage_name} {' '.join(given)}\n{said}"
+    return said
+
+
+def prepare(folder: Path, settings: dict) -> dict[str, Path]:
+    """A data set's artifacts in this folder, by kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inventory = folder / "inventory.json"
+    stage("prepare", inventory, settings, make="inventory")
+    made = {kind: folder / f"{kind}.json" for kind in DATA}
+    for kind, path in made.items():
+        stage("prepare", path, settings, make=kind, inventory=inventory)
+    return made
 
 
 def content(manifest: Path) -> dict[str, bytes]:
@@ -40,7 +58,10 @@ def content(manifest: Path) -> dict[str, bytes]:
 
 
 TINY = {"batch": 4, "crop": 64, "epochs": 1, "lr": 0.001, "head_lr": 1.0}
-CLASSES = {"train": 12, "val": 4}
+ERASE = {**TINY, "stop_recall": 0.0, "stop_loss": 9.0}
+MINE = {"scales": [1.0], "recognised": 0, "stop_mined": 0}
+PATCHES = {"sides": [16, 48], "size": 32, "draws": 2}
+TRIPLET = {"batch": 4, "epochs": 1, "pool": 1}
 
 
 def demo_settings(train: int = 12, val: int = 4) -> dict:
@@ -51,30 +72,22 @@ def demo_settings(train: int = 12, val: int = 4) -> dict:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One artifact of every kind from the real stages, on 12 pictures."""
     root = tmp_path_factory.mktemp("tiny")
-    made = {}
+    made = prepare(root, demo_settings())
 
-    def make(name: str, stage_name: str, settings: dict | None = None, **inputs: Path) -> None:
+    def make(name: str, stage_name: str, settings: dict | None = None, **inputs: str) -> None:
         made[name] = root / f"{name}.json"
-        stage(stage_name, made[name], settings, **inputs)
+        stage(stage_name, made[name], settings, **{role: made[source] for role, source in inputs.items()})
 
-    make("images", "prepare", demo_settings())
-    images = made["images"]
+    see, know = {"photographs": "photographs"}, {"photographs": "photographs", "tags": "tags"}
     make("weights", "init", {"method": "random"})
-    make("saliency", "saliency", images=images)
-    make("classifier", "classify", TINY, images=images, weights=made["weights"])
-    make("seeds", "cam", {"scales": [1.0]}, images=images, classifier=made["classifier"])
-    erase = {**TINY, "scales": [1.0], "stop_recall": 0.0, "stop_loss": 9.0}
-    make("erased", "erase", erase, images=images, seeds=made["seeds"], weights=made["weights"])
-    make("labels", "crf", images=images, seeds=made["erased"], saliency=made["saliency"])
-    make("masks", "masks", {"fraction": 0.5}, images=images)
-    make("patches", "patches", {"sides": [16, 48], "size": 32, "draws": 2}, images=images, labels=made["masks"])
-    make(
-        "tuned",
-        "triplet",
-        {"batch": 4, "epochs": 1, "pool": 1},
-        images=images,
-        patches=made["patches"],
-        weights=made["weights"],
-    )
-    make("model", "segment", {**TINY, "width": 16}, images=images, labels=made["labels"], weights=made["tuned"])
+    make("saliency", "saliency", **see)
+    make("classifier", "classify", TINY, **know, weights="weights")
+    make("seeds", "cam", {"scales": [1.0]}, **know, classifier="classifier")
+    make("eraser", "erase", ERASE, **know, seeds="seeds", weights="weights")
+    make("mined", "mine", MINE, **see, seeds="seeds", classifier="eraser")
+    make("labels", "crf", **see, seeds="mined", saliency="saliency")
+    make("few", "masks", {"fraction": 0.5}, **know, masks="masks")
+    make("patches", "patches", PATCHES, **see, labels="few")
+    make("tuned", "triplet", TRIPLET, **see, patches="patches", weights="weights")
+    make("model", "segment", {**TINY, "width": 16}, **see, labels="labels", weights="tuned")
     return made

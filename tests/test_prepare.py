@@ -1,33 +1,37 @@
-"""prepare: every layout becomes the same artifact, every problem is in one message, and nothing is done twice."""
+"""prepare: every layout becomes the same artifacts, every problem is in one message, and nothing is done twice."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+import os
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import prepare as stage
-from pipeline.core import cli, demo, integrity, store
+from pipeline.core import cli, integrity, store
 from pipeline.core.config import Data
-from pipeline.core.data import VOID, class_names, image, image_tags, resize_image, split, true_mask
-from pipeline.core.sources import fingerprint
-from pipeline.prepare import main, prepare
+from pipeline.datasets import collage
+from pipeline.datasets import look as looking
+from pipeline.datasets.fingerprint import settings_of
+from pipeline.kinds import classes, photographs
+from pipeline.kinds.masks import has_mask, true_mask
+from pipeline.kinds.photographs import image, split
+from pipeline.kinds.pixels import VOID, resize_image
+from pipeline.kinds.tags import tags
+from pipeline.prepare import main
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/voc_mini"
-REPO = Path(__file__).resolve().parents[1]
+CAMVID = REAL.with_name("camvid_mini")
 SIX = ["cat", "cow", "dog", "horse", "sheep", "person"]
 H, W = 40, 56
 
@@ -59,7 +63,7 @@ def make_folder(root: Path, count: int = 12, val: int = 4, masks: bool = True, s
         rows.append(f"{name},{['ant', 'bee', 'cow'][label - 1]}")
         if masks:
             values = np.zeros((H, W), np.uint8)
-            values[8:24, 8:40], values[24:26] = label, VOID
+            values[8:24, 8:40], values[24:26], values[30, i % W] = label, VOID, label
             save_mask(root / "masks" / f"{name}.png", values)
     write_lines(root / "tags.csv", ["image,tags", *rows])
     write_lines(root / "classes.txt", ["background", "ant", "bee", "cow"])
@@ -97,111 +101,142 @@ def of_voc(root: Path, **settings: Any) -> Data:
     return Data.model_validate({"name": "x", "format": "voc", "max_side": 32, "voc": block, **settings})
 
 
-def made(data: Data, out: Path, verify: bool = False) -> store.Artifact:
-    prepare(data, out)
+class Made(NamedTuple):
+    inventory: store.Artifact
+    photographs: store.Artifact
+    tags: store.Artifact
+    masks: store.Artifact
+
+    def names(self, split_name: str) -> list[str]:
+        ids = photographs.ids(self.photographs)
+        return [ids[i] for i in split(self.photographs, split_name)]
+
+    def tagged(self) -> list[list[str]]:
+        names = classes.names(self.tags)
+        return [[names[k] for k in np.flatnonzero(row)] for row in tags(self.tags)]
+
+
+MAKES = {"photographs": stage.make_photographs, "tags": stage.make_tags, "masks": stage.make_masks}
+
+
+def made(data: Data, out: Path, verify: bool = False) -> Made:
+    """All four artifacts, in the folder `out`."""
+    stage.make_inventory(data, out / "inventory.json")
+    for name, make in MAKES.items():
+        make(data, out / "inventory.json", out / f"{name}.json")
     if verify:
-        assert integrity.verify(out) == []
-    return store.Artifact(out, "images")
+        assert [integrity.verify(out / f"{name}.json") for name in Made._fields] == [[]] * 4
+    return Made(*(store.Artifact(out / f"{name}.json", name) for name in Made._fields))
 
 
 def refused(data: Data, out: Path) -> str:
     """The message; nothing may be left behind."""
     with pytest.raises(cli.InputError) as caught:
-        prepare(data, out)
-    assert not list(out.parent.iterdir()) if out.parent.exists() else True
+        stage.make_inventory(data, out / "inventory.json")
+    assert not out.exists() or not list(out.iterdir())
     return str(caught.value)
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "results" / "images.json"
+    return tmp_path / "results"
 
 
 # --------------------------------------------------------------------------------------------------------- layouts
 
 
 def test_folder(tmp_path: Path, out: Path) -> None:
-    images = made(of_folder(make_folder(tmp_path / "d")), out, verify=True)
-    assert class_names(images) == ["background", "ant", "bee", "cow"]
-    assert images.meta["tags_from"] == "csv"
-    assert images.meta["counts"]["with_mask"] == {"train": 8, "val": 4, "score": 8}
-    assert images.meta["counts"]["tags"] == {"ant": 3, "bee": 3, "cow": 2}
-    assert store.decode_text(images.read("id")) == [f"a{i:02d}" for i in range(12)]
-    assert split(images, "train").tolist() == split(images, "score").tolist() == list(range(8))
-    assert split(images, "val").tolist() == list(range(8, 12))
-    assert image_tags(images).argmax(1).tolist() == [i % 3 for i in range(12)]
-    assert image_tags(images).sum(1).tolist() == [1] * 12
-    assert images["rgb"].shape == (12, 32, 32, 3)
-    assert images["mask"].shape == (12, 64, 64)
-    assert images["size"][0].tolist() == [23, 32]
-    assert images["full_size"][0].tolist() == [H, W]
+    got = made(of_folder(make_folder(tmp_path / "d")), out, verify=True)
+    assert got.photographs.meta == {"format": "folder", "counts": {"train": 8, "val": 4, "score": 8}}
+    assert got.tags.meta == {"classes": ["background", "ant", "bee", "cow"], "background": 0, "tags_from": "csv"}
+    assert got.masks.meta == {"classes": ["background", "ant", "bee", "cow"], "background": 0}
+    assert got.inventory.meta["counts"]["with_mask"] == {"train": 8, "val": 4, "score": 8}
+    assert got.inventory.meta["counts"]["tags"] == {"ant": 3, "bee": 3, "cow": 2}
+    assert photographs.ids(got.photographs) == [f"a{i:02d}" for i in range(12)]
+    assert split(got.photographs, "train").tolist() == split(got.photographs, "score").tolist() == list(range(8))
+    assert split(got.photographs, "val").tolist() == list(range(8, 12))
+    assert tags(got.tags).shape == (12, 4)
+    assert got.tagged() == [[["ant", "bee", "cow"][i % 3]] for i in range(12)]
+    assert got.photographs["rgb"].shape == (12, 32, 32, 3)
+    assert photographs.size(got.photographs, 0) == (23, 32)
+    assert got.masks["mask"].shape == (12, 64, 64)
+    assert got.masks["full_size"].tolist() == [[H, W]] * 12
+    assert has_mask(got.masks).all()
 
 
 def test_photographs_are_reduced_and_masks_are_not(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d")
-    images = made(of_folder(root), out)
+    got = made(of_folder(root), out)
     with Image.open(root / "images/a03.jpg") as picture:
         expected = resize_image(np.asarray(picture), 23, 32)
-    assert np.array_equal(image(images, 3), expected)
-    assert not np.asarray(images["rgb"][3])[23:].any()
+    assert np.array_equal(image(got.photographs, 3), expected)
+    assert not np.asarray(got.photographs["rgb"][3])[23:].any()
     with Image.open(root / "masks/a03.png") as mask:
-        assert np.array_equal(true_mask(images, 3), np.asarray(mask))
-    assert (np.asarray(images["mask"][3])[H:] == VOID).all()
-    whole = made(of_folder(root, max_side=100), out.with_name("whole.json"))
+        assert np.array_equal(true_mask(got.masks, 3), np.asarray(mask))
+    assert (np.asarray(got.masks["mask"][3])[H:] == VOID).all()
+    whole = made(of_folder(root, max_side=100), out / "whole")
     with Image.open(root / "images/a03.jpg") as picture:
-        assert np.array_equal(image(whole, 3), np.asarray(picture))
+        assert np.array_equal(image(whole.photographs, 3), np.asarray(picture))
 
 
 def test_folder_with_photographs_and_tags_alone(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d", count=40, val=0, masks=False)
     (root / "classes.txt").unlink()
-    images = made(of_folder(root), out)
-    assert class_names(images) == ["background", "ant", "bee", "cow"]
-    assert not images.read("has_mask").any()
-    assert (true_mask(images, 0) == VOID).all()
-    train, val = (set(np.array(store.decode_text(images.read("id")))[split(images, s)]) for s in ("train", "val"))
+    got = made(of_folder(root), out)
+    assert classes.names(got.tags) == ["background", "ant", "bee", "cow"]
+    assert not has_mask(got.masks).any()
+    assert (true_mask(got.masks, 0) == VOID).all()
+    train, val = (set(got.names(name)) for name in ("train", "val"))
     assert len(train | val) == 40
     assert not train & val
     assert 2 <= len(val) <= 16
     # Another seed draws other images; more photographs leave the drawn ones where they are.
-    other = made(of_folder(root, folder={"seed": 1}), out.with_name("other.json"))
-    assert set(np.array(store.decode_text(other.read("id")))[split(other, "val")]) != val
+    assert set(made(of_folder(root, folder={"seed": 1}), out / "other").names("val")) != val
     make_folder(root, count=10, val=0, masks=False, start=40)
-    larger = made(of_folder(root), out.with_name("larger.json"))
-    assert val <= set(np.array(store.decode_text(larger.read("id")))[split(larger, "val")])
+    assert val <= set(made(of_folder(root), out / "larger").names("val"))
 
 
 def test_folder_without_tags_takes_them_from_masks(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d")
     (root / "tags.csv").unlink()
-    images = made(of_folder(root), out)
-    assert images.meta["tags_from"] == "masks"
-    assert image_tags(images).argmax(1).tolist() == [i % 3 for i in range(12)]
+    got = made(of_folder(root), out)
+    assert got.tags.meta["tags_from"] == "masks"
+    assert got.tagged() == [[["ant", "bee", "cow"][i % 3]] for i in range(12)]
+
+
+def test_only_some_photographs_have_a_mask(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    for name in ("a01", "a09"):
+        (root / "masks" / f"{name}.png").unlink()
+    Image.fromarray(photograph(1, 400, 400)).save(root / "images/a01.jpg")
+    got = made(of_folder(root), out)
+    assert np.flatnonzero(~has_mask(got.masks)).tolist() == [1, 9]
+    assert true_mask(got.masks, 1).tolist() == [[VOID]]
+    assert got.masks["mask"].shape == (12, 64, 64), "a photograph without a mask needs no room for one"
 
 
 def test_a_missing_list_is_what_the_other_leaves(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d")
     (root / "splits/train.txt").unlink()
     write_lines(root / "splits/score.txt", ["a01.jpg", "a00"])
-    images = made(of_folder(root), out)
-    assert split(images, "train").tolist() == list(range(8))
-    assert split(images, "score").tolist() == [1, 0]
+    got = made(of_folder(root), out)
+    assert split(got.photographs, "train").tolist() == list(range(8))
+    assert split(got.photographs, "score").tolist() == [1, 0]
 
 
 def test_a_share_of_the_training_images(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d", count=44)
     half = made(of_folder(root, share=0.5), out)
-    names = lambda images, name: np.array(store.decode_text(images.read("id")))[split(images, name)].tolist()  # noqa: E731
-    train = names(half, "train")
+    train = half.names("train")
     assert 10 <= len(train) <= 30
-    assert names(half, "score") == train
-    assert len(names(half, "val")) == 4
+    assert half.names("score") == train
+    assert len(half.names("val")) == 4
     # A smaller share is part of a larger one, and what a list of its own scores stays whole.
     write_lines(root / "splits/score.txt", ["a00", "a01", "a02"])
-    less = made(of_folder(root, share=0.2), out.with_name("less.json"))
-    assert set(names(less, "train")) <= {*train, "a00", "a01", "a02"}
-    assert names(less, "score") == ["a00", "a01", "a02"]
-    assert {"a00", "a01", "a02"} <= set(names(less, "train"))
+    less = made(of_folder(root, share=0.2), out / "less")
+    assert set(less.names("train")) <= {*train, "a00", "a01", "a02"}
+    assert less.names("score") == ["a00", "a01", "a02"]
+    assert {"a00", "a01", "a02"} <= set(less.names("train"))
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -210,24 +245,22 @@ def test_training_images_without_a_tag_can_be_dropped(tmp_path: Path, out: Path,
     if masks:
         (root / "tags.csv").unlink()
     settings = {"classes": ["ant", "cow"], "other": "background"}
-    with pytest.raises(cli.InputError, match=r"a01.*data\.untagged: drop"):
-        made(of_folder(root, **settings), out)
-    images = made(of_folder(root, untagged="drop", **settings), out)
-    names = store.decode_text(images.read("id"))
-    assert [names[i] for i in split(images, "train")] == ["a00", "a02", "a03", "a05", "a06"]
-    assert split(images, "score").tolist() == split(images, "train").tolist()
-    assert len(split(images, "val")) == 4, "validation keeps images that hold none of the classes"
+    assert "data.untagged: drop" in refused(of_folder(root, **settings), out)
+    got = made(of_folder(root, untagged="drop", **settings), out)
+    assert got.names("train") == got.names("score") == ["a00", "a02", "a03", "a05", "a06"]
+    assert len(got.names("val")) == 4, "validation keeps images that hold none of the classes"
+    assert got.tags["tags"].shape[0] == got.masks["mask"].shape[0] == 9
 
 
-@pytest.mark.parametrize("tags", ["xml", "csv", "masks"])
-def test_voc(tmp_path: Path, out: Path, tags: str) -> None:
-    images = made(of_voc(make_voc(tmp_path / "VOC"), voc={"tags": tags}), out)
-    assert images.meta["tags_from"] == tags
-    assert class_names(images) == ["background", "ant", "bee", "cow"]
-    assert [len(split(images, s)) for s in ("train", "val", "score")] == [8, 4, 6]
-    assert image_tags(images)[0].tolist() == [True, False, tags == "xml"]
-    assert image_tags(images)[1:].sum() == 11
-    assert images.read("has_mask").all()
+@pytest.mark.parametrize("tags_from", ["xml", "csv", "masks"])
+def test_voc(tmp_path: Path, out: Path, tags_from: str) -> None:
+    got = made(of_voc(make_voc(tmp_path / "VOC"), voc={"tags": tags_from}), out)
+    assert got.tags.meta["tags_from"] == tags_from
+    assert classes.names(got.tags) == ["background", "ant", "bee", "cow"]
+    assert [len(split(got.photographs, s)) for s in ("train", "val", "score")] == [8, 4, 6]
+    assert got.tagged()[0] == ["ant", "cow"] if tags_from == "xml" else ["ant"]
+    assert tags(got.tags)[1:].sum() == 11
+    assert has_mask(got.masks).all()
 
 
 def test_voc_without_a_class_file_has_the_twenty(tmp_path: Path, out: Path) -> None:
@@ -240,12 +273,23 @@ def test_voc_without_a_class_file_has_the_twenty(tmp_path: Path, out: Path) -> N
 
 def test_demo_is_what_it_writes(tmp_path: Path, out: Path) -> None:
     data = Data.model_validate({"max_side": 96, "demo": {"train": 10, "val": 4}})
-    images = made(data, out)
-    demo.write(tmp_path / "d", 10, 4, 0)
-    files = made(of_folder(tmp_path / "d", max_side=96), out.with_name("files.json"))
-    for name in ("rgb", "size", "full_size", "mask", "tags", "has_mask", "id", "split_train", "split_val"):
-        assert np.array_equal(images.read(name), files.read(name)), name
-    assert images.meta["format"] == "demo"
+    got = made(data, out)
+    collage.write(tmp_path / "d", 10, 4, 0)
+    files = made(of_folder(tmp_path / "d", max_side=96), out / "files")
+    for mine, theirs in zip(got[1:], files[1:], strict=True):
+        assert set(mine.manifest["arrays"]) == set(theirs.manifest["arrays"])
+        for name in mine.manifest["arrays"]:
+            assert np.array_equal(mine.read(name), theirs.read(name)), name
+    assert got.photographs.meta["format"] == "demo"
+
+
+def test_demo_holds_the_pictures_as_they_were_composed(out: Path) -> None:
+    got = made(Data.model_validate({"max_side": 160, "demo": {"train": 5, "val": 1, "seed": 2}}), out)
+    for i in range(6):
+        rgb, mask, names = collage.compose(2, i)
+        assert np.array_equal(image(got.photographs, i), rgb)
+        assert np.array_equal(true_mask(got.masks, i), mask)
+        assert sorted(got.tagged()[i]) == names
 
 
 @pytest.fixture
@@ -266,8 +310,8 @@ def test_voc_is_fetched(tmp_path: Path, out: Path, server: tuple[str, Path]) -> 
     with tarfile.open(served / "kit.tar", "w") as tar:
         tar.add(tmp_path / "VOC", "VOCdevkit/VOC2012")
     block = {"download": True, "url": f"{url}/kit.tar"}
-    images = made(of_voc(tmp_path / "data/VOC2012", voc=block), out)
-    assert images["rgb"].shape[0] == 12
+    got = made(of_voc(tmp_path / "data/VOC2012", voc=block), out)
+    assert got.photographs["rgb"].shape[0] == 12
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["VOC2012"]
 
 
@@ -292,13 +336,42 @@ def test_a_failed_fetch_leaves_nothing(
 def test_classes_kept_are_renumbered(tmp_path: Path, out: Path, other: str, value: int) -> None:
     root = make_folder(tmp_path / "d")
     write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in range(8) if i % 3 != 1])  # bees stay in val alone
-    images = made(of_folder(root, classes=["cow", "ant"], other=other), out)
-    assert class_names(images) == ["background", "cow", "ant"]
-    ids = store.decode_text(images.read("id"))
-    inside = {name: int(true_mask(images, i)[10, 10]) for i, name in enumerate(ids)}
+    got = made(of_folder(root, classes=["cow", "ant"], other=other), out)
+    assert classes.names(got.tags) == classes.names(got.masks) == ["background", "cow", "ant"]
+    ids = photographs.ids(got.photographs)
+    inside = {name: int(true_mask(got.masks, i)[10, 10]) for i, name in enumerate(ids)}
     assert inside == {name: {0: 2, 1: value, 2: 1}[int(name[1:]) % 3] for name in ids}
-    assert image_tags(images)[ids.index("a10")].tolist() == [False, False]
-    assert image_tags(images)[ids.index("a00")].tolist() == [False, True]
+    assert got.tagged()[ids.index("a10")] == []
+    assert tags(got.tags)[ids.index("a00")].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("tags_from", ["csv", "masks"])
+def test_without_a_background_every_class_is_an_ordinary_one(tmp_path: Path, out: Path, tags_from: str) -> None:
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "classes.txt", ["sky", "ant", "bee", "cow"])
+    if tags_from == "masks":
+        (root / "tags.csv").unlink()
+    else:
+        rows = [f"a{i:02d},sky {['ant', 'bee', 'cow'][i % 3]}" for i in range(12)]
+        write_lines(root / "tags.csv", ["image,tags", *rows])
+    got = made(of_folder(root, background="none"), out)
+    assert classes.background(got.tags) is classes.background(got.masks) is None
+    assert got.tagged() == [["sky", ["ant", "bee", "cow"][i % 3]] for i in range(12)]
+    assert true_mask(got.masks, 0)[0, 0] == 0
+    kept = made(of_folder(root, background="none", classes=["bee", "sky"], other="void", untagged="drop"), out / "kept")
+    assert classes.names(kept.masks) == ["bee", "sky"]
+    row = photographs.ids(kept.photographs).index("a01")
+    assert (true_mask(kept.masks, row)[0, 0], true_mask(kept.masks, row)[10, 10]) == (1, 0)
+    assert kept.tagged()[row] == ["bee", "sky"]
+    assert kept.tagged()[0] == ["sky"]
+
+
+def test_tags_alone_without_a_background(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", masks=False)
+    (root / "classes.txt").unlink()
+    got = made(of_folder(root, background="none"), out)
+    assert classes.names(got.tags) == ["ant", "bee", "cow"]
+    assert tags(got.tags).sum() == 12
 
 
 def test_other_classes_are_refused_unless_said_otherwise(tmp_path: Path, out: Path) -> None:
@@ -435,6 +508,20 @@ def narrow_photograph(root: Path) -> None:
     Image.fromarray(np.zeros((40, 4000, 3), np.uint8)).save(root / "images/a00.jpg")
 
 
+def long_photograph(root: Path) -> None:
+    """Wide enough as stored at 1024, too narrow at the 300 where saliency works."""
+    Image.fromarray(np.zeros((24, 1024, 3), np.uint8)).save(root / "images/a00.jpg")
+
+
+def dangling_link(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    (root / "images/a00.jpg").symlink_to(root / "nowhere.jpg")
+
+
+def foreign_name(root: Path) -> None:
+    os.link(os.fsencode(root / "images/a00.jpg"), os.fsencode(root / "images") + b"/\xff.jpg")
+
+
 def turned_photograph(root: Path) -> None:
     save_turned(root / "images/a00.jpg", photograph(0))
 
@@ -458,13 +545,24 @@ def turned_photograph(root: Path) -> None:
         (deep_photograph, "save it with 8 bits per channel"),
         (deep_mask, "values 1000"),
         (narrow_photograph, "a00.jpg: is 4000×40, 0 px narrow at data.max_side 32"),
+        (long_photograph, "a00.jpg: is 1024×24, 7 px narrow at the 300 px where saliency works; 8 expected, crop it"),
+        (dangling_link, "a00.jpg: cannot be read (No such file or directory); mend the link"),
+        (foreign_name, "images/\\udcff.jpg: a name that is not UTF-8; rename it"),
         (turned_photograph, "before its EXIF rotation"),
     ],
 )
 def test_single_problems(tmp_path: Path, out: Path, damage: Callable[[Path], None], finding: str) -> None:
     root = make_folder(tmp_path / "d")
     damage(root)
-    assert finding in refused(of_folder(root), out)
+    assert finding in refused(of_folder(root, max_side=1024 if damage is long_photograph else 32), out)
+
+
+def test_more_tags_than_a_mask_has_values(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", masks=False)
+    (root / "classes.txt").unlink()
+    many = " ".join(f"tag{i}" for i in range(256))
+    write_lines(root / "tags.csv", ["image,tags", *(f"a{i:02d},{many}" for i in range(12))])
+    assert "257 classes; at most 255" in refused(of_folder(root), out)
 
 
 def test_one_cause_is_one_line(tmp_path: Path, out: Path) -> None:
@@ -509,12 +607,12 @@ def test_a_long_message_is_cut(tmp_path: Path, out: Path) -> None:
 def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d")
     made(of_folder(root), out)
-    before = out.read_bytes()
+    before = {path.name: path.read_bytes() for path in out.glob("*.json")}
     (root / "images/a00.jpg").write_bytes(b"")
     with pytest.raises(cli.InputError, match=r"a00\.jpg: cannot be decoded"):
-        prepare(of_folder(root), out)
-    assert out.read_bytes() == before
-    assert integrity.verify(out) == []
+        stage.make_inventory(of_folder(root), out / "inventory.json")
+    assert {path.name: path.read_bytes() for path in out.glob("*.json")} == before
+    assert integrity.verify(out / "inventory.json") == []
 
 
 # ---------------------------------------------------------------------------------------------------------- pixels
@@ -535,57 +633,144 @@ def test_photographs_become_upright_rgb(tmp_path: Path, out: Path) -> None:
     Image.fromarray(rgb[..., 0]).save(folder / "a01.png")
     Image.fromarray(np.dstack([rgb, np.full((H, W), 200, np.uint8)])).save(folder / "a02.png")
     Image.fromarray(rgb).convert("CMYK").save(folder / "a03.JPEG", quality=100)
-    images = made(of_folder(root, max_side=64), out)
-    assert np.array_equal(image(images, 0), rgb)
-    assert np.array_equal(image(images, 1), rgb[..., :1].repeat(3, 2))
-    assert np.array_equal(image(images, 2), rgb)
-    assert np.abs(image(images, 3).astype(int) - rgb).mean() < 12
-    assert images["full_size"][0].tolist() == [H, W]
+    got = made(of_folder(root, max_side=64), out)
+    assert np.array_equal(image(got.photographs, 0), rgb)
+    assert np.array_equal(image(got.photographs, 1), rgb[..., :1].repeat(3, 2))
+    assert np.array_equal(image(got.photographs, 2), rgb)
+    assert np.abs(image(got.photographs, 3).astype(int) - rgb).mean() < 12
+    assert got.inventory["size"][0].tolist() == [H, W]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_orientations_agree_with_pillow(tmp_path: Path, out: Path, orientation: int) -> None:
-    from PIL import ImageOps
+@pytest.mark.parametrize("longest", [32, 300, 1024, 4096])
+def test_what_passes_is_wide_enough_for_saliency(longest: int) -> None:
+    """Of all widths, the narrowest that passes can be computed on, and the next narrower one could not."""
+    from pipeline.saliency import METHODS
 
-    root = make_folder(tmp_path / "d", count=4, val=1, masks=False)
-    save_turned(root / "images/a00.jpg", photograph(7), orientation)
-    images = made(of_folder(root, max_side=64), out)
-    with Image.open(root / "images/a00.jpg") as picture:
-        assert np.array_equal(image(images, 0), np.asarray(ImageOps.exif_transpose(picture)))
+    full = (min(w for w in range(1, 4097) if photographs.too_narrow((w, 4096), longest) is None), 4096)
+    stored = photographs.reduced(full, longest)
+    small = photographs.reduced(stored, photographs.SALIENCY_SIDE)
+    rng = np.random.default_rng(0)
+    for method in METHODS.values():
+        assert np.isfinite(method(rng.integers(0, 256, (*small, 3), np.uint8))).all()
+    below = photographs.reduced((full[0] - 1, 4096), longest)
+    assert min(full[0] - 1, *below) / 4096 * longest < 16 or min(photographs.reduced(below, 300)) < 8
 
 
 # ----------------------------------------------------------------------------------------------------- incremental
 
 
-def test_only_new_photographs_are_computed(
+def computed(text: str) -> dict[str, int]:
+    """How many rows of each artifact were computed, as the commands print it; 0: complete already."""
+    found = {name: 0 for name in MAKES if f"{name}.json: complete already" in text}
+    for name in MAKES:
+        for line in text.splitlines():
+            if line.startswith(f"{name}.json: "):
+                found[name] = int(line.split()[1])
+    return found
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What is decoded from now on, by the function that does it."""
+    seen: dict[str, list[Any]] = {}
+    for name in ("read_photograph", "look_at_photograph", "read_mask"):
+        original, seen[name] = getattr(looking.pictures, name), []
+        monkeypatch.setattr(
+            looking.pictures, name, lambda file, f=original, calls=seen[name]: calls.append(file) or f(file)
+        )
+    return seen
+
+
+def bytes_of(root: Path, *files: str) -> list[bytes]:
+    return sorted((root / file).read_bytes() for file in files)
+
+
+def test_five_new_photographs_are_five_rows(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_folder(tmp_path / "d", count=50, val=0)
     data = of_folder(root)
-    prepare(data, out)
-    assert "images.json: 50 of 50 images computed" in capsys.readouterr().out
-    prepare(data, out)
-    assert "complete already" in capsys.readouterr().out
+    made(data, out)
+    assert computed(capsys.readouterr().out) == {"photographs": 50, "tags": 50, "masks": 50}
+    made(data, out)
+    assert computed(capsys.readouterr().out) == {"photographs": 0, "tags": 0, "masks": 0}
 
     make_folder(root, count=5, val=0, start=50)
-    decoded: list[str] = []
-    for name in ("read_photograph", "look_at_mask"):
-        original = getattr(stage, name)
-        monkeypatch.setattr(stage, name, lambda p, *a, f=original: decoded.append(p.id) or f(p, *a))
-    out.unlink()  # as Snakemake does before it runs a job
+    calls = decoded(monkeypatch)
+    for path in out.glob("*.json"):  # as Snakemake does before it runs a job
+        path.unlink()
     grown = made(data, out, verify=True)
-    assert "images.json: 5 of 55 images computed" in capsys.readouterr().out
-    assert set(decoded) == {f"a{i}" for i in range(50, 55)}
-    fresh = made(data, out.with_name("fresh.json"))
-    assert grown.digest == fresh.digest
+    # A row of tags is all it is made from: rows like the new ones were there already.
+    assert computed(capsys.readouterr().out) == {"photographs": 5, "tags": 0, "masks": 5}
+    jpg, png = (bytes_of(root, *(f.format(i) for i in range(50, 55))) for f in ("images/a{}.jpg", "masks/a{}.png"))
+    assert sorted(calls["look_at_photograph"]) == sorted(calls["read_photograph"]) == jpg
+    assert sorted(calls["read_mask"]) == sorted(png * 2)
+    fresh = made(data, out / "fresh")
+    assert [mine.digest for mine in grown] == [other.digest for other in fresh]
+    capsys.readouterr()
+    made(of_folder(root, max_side=24), out)
+    assert computed(capsys.readouterr().out) == {"photographs": 55, "tags": 0, "masks": 0}
 
-    # Other tags for one image: one row. Another size: all of them.
+
+def manifests(out: Path) -> dict[str, bytes]:
+    return {name: (out / f"{name}.json").read_bytes() for name in MAKES}
+
+
+def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_corrected_mask_changes_masks_alone(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "d")
+    made(of_folder(root), out)
+    before = manifests(out)
+    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
+    calls = decoded(monkeypatch)
+    capsys.readouterr()
+    got = made(of_folder(root), out, verify=True)
+    assert changed(before, manifests(out)) == {"masks"}
+    assert computed(capsys.readouterr().out) == {"photographs": 0, "tags": 0, "masks": 1}
+    assert (true_mask(got.masks, 3) == 2).all()
+    assert calls["read_photograph"] == []
+
+
+def test_a_corrected_mask_changes_the_tags_that_come_from_it(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "d")
+    (root / "tags.csv").unlink()
+    made(of_folder(root), out)
+    before = manifests(out)
+    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
+    capsys.readouterr()
+    got = made(of_folder(root), out, verify=True)
+    assert changed(before, manifests(out)) == {"tags", "masks"}
+    assert computed(capsys.readouterr().out) == {"photographs": 0, "tags": 0, "masks": 1}
+    assert got.tagged()[3] == ["bee"]
+    assert got.tagged()[4] == ["bee"], "known masks are not decoded again, their tags stay"
+
+
+def test_a_corrected_tag_changes_tags_alone(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d")
+    made(of_folder(root), out)
+    before = manifests(out)
     text = (root / "tags.csv").read_text()
     (root / "tags.csv").write_text(text.replace("a07,bee", "a07,bee ant"))
-    made(data, out)
-    assert "images.json: 1 of 55 images computed" in capsys.readouterr().out
-    made(of_folder(root, max_side=24), out)
-    assert "images.json: 55 of 55 images computed" in capsys.readouterr().out
+    capsys.readouterr()
+    got = made(of_folder(root), out)
+    assert changed(before, manifests(out)) == {"tags"}
+    assert computed(capsys.readouterr().out) == {"photographs": 0, "tags": 1, "masks": 0}
+    assert got.tagged()[7] == ["ant", "bee"]
+
+
+def test_an_edited_photograph_changes_photographs_alone(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    made(of_folder(root), out)
+    before = manifests(out)
+    Image.fromarray(photograph(77)).save(root / "images/a03.jpg")
+    made(of_folder(root), out)
+    assert changed(before, manifests(out)) == {"photographs"}
 
 
 def test_lists_are_checked_though_rows_are_known(tmp_path: Path, out: Path) -> None:
@@ -593,76 +778,84 @@ def test_lists_are_checked_though_rows_are_known(tmp_path: Path, out: Path) -> N
     made(of_folder(root), out)
     write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in (0, 1, 3, 4, 6, 7)])  # without cows
     with pytest.raises(cli.InputError, match="class 'cow': no training image has this tag"):
-        prepare(of_folder(root), out)
+        stage.make_inventory(of_folder(root), out / "inventory.json")
+
+
+def test_a_damaged_inventory_is_made_anew(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d")
+    first = made(of_folder(root), out)
+    for chunk in (out / "inventory.zarr/key").rglob("*"):
+        if chunk.is_file() and chunk.name != "zarr.json":
+            chunk.write_bytes(b"broken")
+    capsys.readouterr()
+    write_lines(root / "splits/score.txt", ["a00"])
+    assert made(of_folder(root), out, verify=True).inventory.digest != first.inventory.digest
+    assert "all files are looked at anew" in capsys.readouterr().out
 
 
 def test_manifests_do_not_depend_on_place_name_or_time(tmp_path: Path) -> None:
-    manifests = []
+    found = []
     for place in ("here", "there"):
         data = of_folder(make_folder(tmp_path / place / "data"), name=place)
-        prepare(data, tmp_path / place / "images.json")
-        manifests.append((tmp_path / place / "images.json").read_bytes())
-    assert manifests[0] == manifests[1]
-    assert str(tmp_path).encode() not in manifests[0]
+        made(data, tmp_path / place)
+        found.append({name: (tmp_path / place / f"{name}.json").read_bytes() for name in Made._fields})
+    assert found[0] == found[1]
+    assert not any(str(tmp_path).encode() in text for text in found[0].values())
 
 
-# ----------------------------------------------------------------------------------------------------- fingerprint
+# ---------------------------------------------------------------------- what has changed since the inventory was made
 
 
-def test_fingerprint_sees_names_sizes_and_lists(tmp_path: Path) -> None:
-    root = make_folder(tmp_path / "d")
-    data, seen = of_folder(root), set[str]()
-
-    def changed() -> bool:
-        new = fingerprint(data)
-        seen.add(new)
-        return len(seen) > before
-
-    for change in (
-        lambda: None,
-        lambda: Image.fromarray(photograph(60)).save(root / "images/new.jpg"),
-        lambda: (root / "masks/a00.png").unlink(),
-        lambda: write_lines(root / "splits/val.txt", ["a11"]),
-        lambda: (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("ant", "tan")),
-    ):
-        before = len(seen)
-        change()
-        assert changed()
-        before = len(seen)
-        assert not changed()
-    (root / "notes.txt").write_text("not part of it")
-    (root / "images/a00.jpg").touch()
-    before = len(seen)
-    assert not changed()
+def new_mask(root: Path) -> None:
+    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
 
 
-def test_fingerprint_of_voc_looks_at_listed_pictures_only(tmp_path: Path) -> None:
-    root = make_voc(tmp_path / "VOC")
-    data = of_voc(root)
-    first = fingerprint(data)
-    Image.fromarray(photograph(60)).save(root / "JPEGImages/unlisted.jpg")
-    assert fingerprint(data) == first
-    (root / "Annotations/a00.xml").write_text("<annotation/>")
-    assert fingerprint(data) != first
-    assert fingerprint(of_voc(tmp_path / "absent"))
-    assert fingerprint(Data()) == fingerprint(Data(name="other"))
+def new_photograph(root: Path) -> None:
+    Image.fromarray(photograph(77)).save(root / "images/a03.jpg")
 
 
-def test_fingerprint_is_light_and_fast(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-        for i in range(1500):
-            (tmp_path / folder / f"{i:05d}.png").touch()
-    data = of_folder(tmp_path)
-    start = time.perf_counter()
-    fingerprint(data)
-    assert time.perf_counter() - start < 0.3
-    code = (
-        "import sys; from pipeline.core.sources import fingerprint; from pipeline.core.config import Data; "
-        "fingerprint(Data()); print({'torch', 'numpy', 'zarr', 'PIL'} & set(sys.modules))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+def lost_photograph(root: Path) -> None:
+    (root / "images/a03.jpg").unlink()
+
+
+def new_tag(root: Path) -> None:
+    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a07,bee", "a07,bee ant"))
+
+
+def new_class(root: Path) -> None:
+    write_lines(root / "classes.txt", ["background", "ant", "bee", "cow", "doe"])
+
+
+@pytest.mark.parametrize(
+    ("change", "make", "finding"),
+    [
+        (new_mask, "masks", "a03.png: has changed since"),
+        (new_photograph, "photographs", "a03.jpg: has changed since"),
+        (lost_photograph, "photographs", "a03.jpg: cannot be read"),
+        (new_tag, "tags", "the tags of 'a07' have changed since, they are ant, bee"),
+        (new_class, "tags", "the classes are now background, ant, bee, cow, doe"),
+    ],
+)
+def test_files_that_nobody_has_looked_at_are_refused(
+    tmp_path: Path, out: Path, change: Callable[[Path], None], make: str, finding: str
+) -> None:
+    root, inventory = make_folder(tmp_path / "d"), out / "inventory.json"
+    stage.make_inventory(of_folder(root), inventory)
+    change(root)
+    with pytest.raises(cli.InputError) as caught:
+        MAKES[make](of_folder(root), inventory, out / f"{make}.json")
+    assert finding in str(caught.value)
+    assert "inventory.json" in str(caught.value)
+    assert not (out / f"{make}.json").exists()
+
+
+def test_settings_that_differ_from_the_inventorys_are_refused(tmp_path: Path, out: Path) -> None:
+    root, inventory = make_folder(tmp_path / "d"), out / "inventory.json"
+    stage.make_inventory(of_folder(root), inventory)
+    with pytest.raises(cli.InputError, match=r"made with data\.max_side 32, 24 given; look at the data set again"):
+        stage.make_photographs(of_folder(root, max_side=24), inventory, out / "photographs.json")
+    with pytest.raises(cli.InputError, match=r"made with data\.classes None"):
+        stage.make_tags(of_folder(root, classes=["ant"]), inventory, out / "tags.json")
 
 
 # --------------------------------------------------------------------------------------------------- command, real
@@ -675,32 +868,64 @@ def test_command(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "max_side" in text
     assert "block voc" in text
-    main(["--settings", of_folder(make_folder(tmp_path / "d")).model_dump_json(), "--out", str(out)])
-    assert json.loads(out.read_text())["kind"] == "images"
+    data, inventory = of_folder(make_folder(tmp_path / "d")), str(out / "inventory.json")
+    for make in stage.MAKES:
+        more = [] if make == "inventory" else ["--inventory", inventory]
+        main(["--make", make, "--settings", settings_of(data, make), *more, "--out", str(out / f"{make}.json")])
+        assert json.loads((out / f"{make}.json").read_text())["kind"] == make
+    straight = made(data, tmp_path / "straight")
+    for artifact in straight:
+        assert artifact.path.read_bytes() == (out / artifact.path.name).read_bytes(), "cut settings give the same"
     for settings, finding in (('{"max_sid": 3}', "max_sid: unknown key"), ("{", "--settings")):
         with pytest.raises(SystemExit) as left:
-            main(["--settings", settings, "--out", str(out)])
+            main(["--make", "inventory", "--settings", settings, "--out", inventory])
         assert left.value.code == 2
         assert finding in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["--make", "masks", "--settings", data.model_dump_json(), "--out", str(out / "masks.json")])
+    assert left.value.code == 2
+    assert "--inventory is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", ["photographs", "masks"])
+def test_the_demo_needs_few_settings(make: str, out: Path) -> None:
+    data = Data.model_validate({"max_side": 96, "demo": {"train": 4, "val": 1, "seed": 3}, "share": 1.0})
+    got = made(data, out)
+    again = Data.model_validate_json(settings_of(data, make))
+    MAKES[make](again, got.inventory.path, out / "again.json")
+    assert (out / "again.json").read_bytes() == (out / f"{make}.json").read_bytes()
 
 
 def test_real_photographs(tmp_path: Path, out: Path) -> None:
     if not REAL.is_dir():
         pytest.skip("../shared/data/voc_mini is not here")
     block = {"train": "tiny_train", "val": "tiny_val", "score": None, "tags": "csv"}
-    images = made(of_voc(REAL, voc=block, classes=SIX, other="background", max_side=128), out)
-    assert class_names(images) == ["background", *SIX]
-    assert [len(split(images, s)) for s in ("train", "val", "score")] == [198, 61, 198]
-    assert images.read("has_mask").all()
-    names, tags = store.decode_text(images.read("id")), image_tags(images)
+    got = made(of_voc(REAL, voc=block, classes=SIX, other="background", max_side=128), out)
+    assert classes.names(got.masks) == ["background", *SIX]
+    assert [len(split(got.photographs, s)) for s in ("train", "val", "score")] == [198, 61, 198]
+    assert has_mask(got.masks).all()
+    names = photographs.ids(got.photographs)
     with (REAL / "tags.csv").open() as file:
         expected = {row["image"]: set(row["tags"].split()) & set(SIX) for row in csv.DictReader(file)}
-    assert [{SIX[k] for k in np.flatnonzero(row)} for row in tags] == [expected[name] for name in names]
+    assert [set(row) for row in got.tagged()] == [expected[name] for name in names]
     known = (REAL / "classes.txt").read_text().split()
     for i in (0, 100, 258):
         with Image.open(REAL / "SegmentationClass" / f"{names[i]}.png") as mask:
-            values, mine = np.asarray(mask), true_mask(images, i)
+            values, mine = np.asarray(mask), true_mask(got.masks, i)
         for value in np.unique(values):
             wanted = VOID if value == VOID else SIX.index(known[value]) + 1 if known[value] in SIX else 0
             assert (mine[values == value] == wanted).all()
-        assert max(images["size"][i]) == 128
+        assert max(photographs.size(got.photographs, i)) == 128
+
+
+def test_real_frames_without_a_background(out: Path) -> None:
+    if not CAMVID.is_dir():
+        pytest.skip("../shared/data/camvid_mini is not here")
+    block = {"train": "val", "val": "test", "score": None, "tags": "masks"}
+    got = made(of_voc(CAMVID, voc=block, background="none", max_side=64, share=0.3), out)
+    names = (CAMVID / "classes.txt").read_text().split()
+    assert classes.names(got.tags) == names
+    assert classes.foreground(got.tags).tolist() == list(range(len(names)))
+    assert tags(got.tags)[:, 0].mean() > 0.9, "the sky is a class as any other"
+    with Image.open(CAMVID / "SegmentationClass" / f"{photographs.ids(got.photographs)[0]}.png") as mask:
+        assert np.array_equal(true_mask(got.masks, 0), np.asarray(mask))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import content
 
-from pipeline.core import integrity, store
+from pipeline.core import integrity, rows, store
 
 SHAPE = {"map": ((6, 6), np.uint8), "flag": ((), np.bool_)}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk; test_durability.py looks at what is synced when."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def header(**parents: str) -> store.Header:
@@ -96,6 +106,231 @@ def test_uncovered_images_stay_empty(tmp_path: Path) -> None:
     assert not artifact["map"][3].any()
 
 
+def test_uncovered_images_hold_the_fill(tmp_path: Path) -> None:
+    path, ks = tmp_path / "x.json", keys(70)
+    ks[3] = ks[69] = None
+    store.write_rows(path, header(), SHAPE, ks, lambda asked: ({"flag": np.True_} for _ in asked), fill={"map": 255})
+    artifact = store.Artifact(path)
+    assert (artifact.read("map") == 255).all(), "what compute leaves out holds the fill too"
+    assert [bool(flag) for flag in artifact.read("flag")] == [i not in (3, 69) for i in range(70)]
+    assert integrity.verify(path) == []
+    with pytest.raises(ValueError, match="fill of 'mop'"):
+        store.write_rows(tmp_path / "y.json", header(), SHAPE, ks, Compute(), fill={"mop": 1})
+
+
+# ------------------------------------------------------------------------------------------------------ ragged
+
+RAGGED: dict = {"boxes": ((None, 4), np.int32), "scores": ((None,), np.float16), "count": ((), np.int64)}
+
+
+def ragged_row(i: int) -> store.Row:
+    count = [0, 3, 0, 1, 40][i % 5]
+    boxes = np.arange(count * 4).reshape(count, 4) + i
+    return {"boxes": boxes, "scores": np.arange(2 * count) / 4 + i, "count": np.array(count)}
+
+
+def write_ragged(path: Path, ks: list, head: store.Header | None = None, asked: list | None = None) -> None:
+    def compute(indices: list[int]) -> Iterator[store.Row]:
+        for i in indices:
+            (asked if asked is not None else []).append(i)
+            yield ragged_row(int.from_bytes(ks[i][:2], "big") - 256)
+
+    store.write_rows(path, head or header(), RAGGED, ks, compute)
+
+
+@pytest.mark.parametrize("chunk", [64, 1000, 2**20])
+def test_ragged_rows_come_back_as_they_were(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "FLAT_BYTES", chunk)
+    path, ks = tmp_path / "x.json", keys(150)
+    ks[64] = None
+    write_ragged(path, ks)
+    artifact = store.Artifact(path)
+    for i in range(150):
+        expected = ragged_row(0 if i == 64 else i)  # row 0 has no box, as a row without key
+        for name in ("boxes", "scores"):
+            made = artifact.row(name, i)
+            np.testing.assert_array_equal(made, expected[name])
+            assert (made.dtype, made.shape) == (RAGGED[name][1], expected[name].shape)
+        assert artifact.row("count", i) == expected["count"]
+    np.testing.assert_array_equal(artifact.row("boxes", -1), ragged_row(149)["boxes"])
+    with pytest.raises(IndexError):
+        artifact.row("boxes", 150)
+    ends = artifact.read("boxes_offsets")
+    assert (ends.dtype, ends.shape, ends[0], ends[-1]) == (np.int64, (151,), 0, len(artifact.read("boxes")))
+    assert artifact.group["boxes"].chunks[0] == max(1, chunk // 16)  # type: ignore[union-attr]
+    assert integrity.verify(path) == []
+
+
+def test_ragged_rows_are_taken_over_in_any_order(tmp_path: Path) -> None:
+    path, ks, asked = tmp_path / "x.json", keys(155), []
+    write_ragged(path, ks[:150])
+    order = np.random.default_rng(0).permutation(155)
+    shuffled = [ks[i] for i in order]
+    write_ragged(path, shuffled, header(images="2"), asked)
+    assert [order[i] for i in asked] == [i for i in order if i >= 150]
+    artifact = store.Artifact(path)
+    for i, j in enumerate(order):
+        np.testing.assert_array_equal(artifact.row("boxes", i), ragged_row(j)["boxes"])
+    straight = tmp_path / "straight.json"
+    write_ragged(straight, shuffled, header(images="2"))
+    assert content(path) == {key.replace("straight", "x"): value for key, value in content(straight).items()}
+
+
+def test_an_artifact_without_a_single_box(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_ragged(path, [keys(1)[0], None, keys(3)[2]])  # rows 0 and 2 have none
+    artifact = store.Artifact(path)
+    assert artifact.read("boxes").shape == (0, 4)
+    assert [artifact.row("boxes", i).shape for i in range(3)] == [(0, 4)] * 3
+    assert integrity.verify(path) == []
+
+
+def test_where_one_ragged_row_ends_is_part_of_its_digest(tmp_path: Path) -> None:
+    made = []
+    for name, lengths in (("a", (1, 2)), ("b", (2, 1))):
+        rest = iter(range(9))
+        written = [{"x": np.array([next(rest) for _ in range(length)])} for length in lengths]
+        path = tmp_path / f"{name}.json"
+        store.write_rows(
+            path, header(), {"x": ((None,), np.int32)}, keys(2), lambda asked, w=written: [w[i] for i in asked]
+        )
+        made.append(store.Artifact(path))
+    np.testing.assert_array_equal(made[0].read("x"), made[1].read("x"))
+    assert (made[0].read("digest") != made[1].read("digest")).any(1).all()
+    assert made[0].digest != made[1].digest
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 3)), np.zeros(4), np.zeros(())])
+def test_a_ragged_row_of_the_wrong_shape_is_refused(value: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boxes: a row of shape"):
+        store.write_rows(
+            tmp_path / "x.json", header(), {"boxes": ((None, 4), int)}, keys(1), lambda _: [{"boxes": value}]
+        )
+
+
+def test_verify_finds_a_moved_box(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_ragged(path, keys(10))
+    store.zarr.open_group(store.store_of(path), mode="r+")["boxes"][2, 1] += 1  # type: ignore[index, operator]
+    assert integrity.verify(path) == [f"{path}: row 1 differs from its digest"]
+
+
+# ----------------------------------------------------------------------------------------------------- derived
+
+
+def write_derived(path: Path, threshold: int, count: int = 150, **options: object) -> tuple[Compute, list[int]]:
+    """`claimed` follows from `map` and a threshold that is no part of the keys."""
+    compute, asked, ks = Compute(), [], keys(count)
+    ks[5] = None
+
+    def derive(i: int, row: store.Row) -> store.Row:
+        asked.append(i)
+        assert sorted(row) == ["flag", "map"]
+        assert row["map"].dtype == np.uint8
+        return {"claimed": row["map"] > threshold, "where": np.flatnonzero(row["map"][0] > threshold)}
+
+    derived: dict = {"claimed": ((6, 6), np.bool_), "where": ((None,), np.int32)}
+    head = store.Header("seeds", "cam", {"threshold": threshold}, "code", parents={"images": "1"})
+    store.write_rows(path, head, SHAPE, ks, compute, derive=derive, derived=derived, **options)  # type: ignore[arg-type]
+    return compute, asked
+
+
+def test_a_changed_threshold_derives_anew_and_computes_nothing(tmp_path: Path) -> None:
+    path, straight = tmp_path / "x.json", tmp_path / "straight" / "x.json"
+    covered = [i for i in range(150) if i != 5]
+    compute, asked = write_derived(path, threshold=100)
+    assert (compute.asked, asked) == (covered, covered)
+    before = store.Artifact(path)
+    digests = before.read("digest")
+    compute, asked = write_derived(path, threshold=120)
+    assert (compute.asked, asked) == ([], covered)
+    artifact = store.Artifact(path)
+    assert [bool(artifact["claimed"][i].all()) for i in range(150)] == [i > 120 for i in range(150)]
+    assert len(artifact.row("where", 130)) == 6 and len(artifact.row("where", 5)) == 0
+    differs = (artifact.read("digest") != digests).any(1)
+    assert np.flatnonzero(differs).tolist() == list(range(101, 121)), "digests follow what the derived arrays hold"
+    write_derived(straight, threshold=120)
+    assert content(path) == content(straight)
+    assert integrity.verify(path) == []
+
+
+def test_rows_are_taken_over_from_a_store_without_the_derived_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    ks = keys(150)
+    store.write_rows(path, header(), SHAPE, ks, Compute())
+    compute, asked = write_derived(path, threshold=9)
+    assert compute.asked == []
+    assert len(asked) == 149
+    plain = Compute()  # and back again
+    store.write_rows(path, header(), SHAPE, ks, plain)
+    assert plain.asked == [5]
+    assert "claimed" not in store.Artifact(path)
+
+
+def test_derive_must_not_change_the_row(tmp_path: Path) -> None:
+    def spoil(_: int, row: store.Row) -> store.Row:
+        row["map"] += 1
+        return {}
+
+    with pytest.raises(ValueError, match="read-only"):
+        store.write_rows(tmp_path / "x.json", header(), SHAPE, keys(3), Compute(), derive=spoil, derived={})
+
+
+@pytest.mark.parametrize("victim", ["map/c/1/0/0", "claimed/c/1/0/0", "digest/c/0/0"])
+def test_rows_of_a_damaged_predecessor_are_computed_again(victim: str, tmp_path: Path) -> None:
+    path, straight = tmp_path / "x.json", tmp_path / "straight" / "x.json"
+    write_derived(path, threshold=1)
+    (store.store_of(path) / victim).unlink()
+    compute, _ = write_derived(path, threshold=9)
+    assert compute.asked == [i for i in range(150) if i != 5 and (victim[0] == "d" or 64 <= i < 128)]
+    write_derived(straight, threshold=9)
+    assert content(path) == content(straight)
+
+
+# -------------------------------------------------------------------------------------------------------- keys
+
+
+def parent(path: Path, count: int = 3, shift: int = 0, **meta: object) -> store.Artifact:
+    ks: list[bytes | None] = [b"%016d" % (100 * shift + i + 1) for i in range(count)]
+    store.write_rows(path, header(), SHAPE, ks, Compute(offset=shift), meta)
+    return store.Artifact(path)
+
+
+def test_keys_follow_from_the_rows_and_what_they_mean(tmp_path: Path) -> None:
+    table = tmp_path / "weights.json"
+    store.write_table(table, header(), {"w": np.arange(3)})
+    photographs = parent(tmp_path / "p.json")
+    made_of = {"weights": store.Artifact(table), "photographs": photographs}
+
+    def keys_of(head: store.Header | None = None, *extra: object, tags: dict | None = None, **options: object) -> list:
+        parents = {**made_of, "tags": parent(tmp_path / "t.json", **(tags or {}))}
+        digests = {role: artifact.digest for role, artifact in parents.items()}
+        base = head or store.Header("seeds", "cam", {"grid": 4, "threshold": 1}, "code")
+        return store.row_keys(replace(base, parents=digests), parents, *extra, **options)  # type: ignore[arg-type]
+
+    first = keys_of()
+    assert len(set(first)) == 3 and first == keys_of()
+    assert first == keys_of(tags={"counts": [1, 2]}), "statistics change no row"
+    for meaning in ({"classes": ["cat"]}, {"background": None}, {"background": 0}, {"grid": 8}):
+        assert not set(first) & set(keys_of(tags=meaning)), meaning
+    assert not set(first) & set(keys_of(None, "more"))
+    assert not set(first) & set(keys_of(tags={"shift": 1}))
+    other = store.Header("seeds", "cam", {"grid": 4, "threshold": 2}, "code")
+    assert not set(first) & set(keys_of(other))
+    assert keys_of(without=("threshold",)) == keys_of(other, without=("threshold",))
+    some = keys_of(roles=("photographs",))
+    assert some == keys_of(tags={"shift": 1}, roles=("photographs",))
+    assert some != keys_of(roles=("photographs", "weights")) != first
+
+
+def test_rows_of_different_data_sets_are_refused(tmp_path: Path) -> None:
+    parents = {"photographs": parent(tmp_path / "p.json"), "tags": parent(tmp_path / "t.json", count=4)}
+    with pytest.raises(store.ArtifactError, match=r"p\.json has 3, .*t\.json has 4"):
+        store.row_keys(store.Header("x", "x", {}, "c"), parents)
+    with pytest.raises(ValueError, match="no parent has one row"):
+        store.row_keys(store.Header("x", "x", {}, "c"), {})
+
+
 def test_the_manifest_comes_back_without_computing(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write(path, Compute())
@@ -153,6 +388,62 @@ def test_opening_the_wrong_thing_says_so(tmp_path: Path) -> None:
     write(path, Compute(), count=3)
     with pytest.raises(store.ArtifactError, match="this is saliency, labels expected"):
         store.Artifact(path, "labels")
+
+
+def test_one_of_several_kinds_may_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write(path, Compute(), count=3)
+    assert store.Artifact(path, "labels|saliency").kind == "saliency"
+    with pytest.raises(store.ArtifactError, match="this is saliency, labels or soft expected"):
+        store.Artifact(path, "labels|soft")
+    with pytest.raises(store.ArtifactError, match="saliency without the array 'mop'"):
+        store.Artifact(path)["mop"]
+
+
+def test_choices_are_in_the_manifest_and_not_in_the_fingerprint(tmp_path: Path) -> None:
+    plain, chosen = header(), replace(header(), choices=["hourglass", "aspp"])
+    assert plain.fingerprint() == chosen.fingerprint()
+    assert plain.base() == chosen.base()
+    path = tmp_path / "x.json"
+    write(path, Compute(), count=3, head=chosen)
+    assert store.Artifact(path).manifest["choices"] == ["aspp", "hourglass"]
+    assert integrity.verify(path) == []
+
+
+def make_older(path: Path) -> None:
+    """The manifest as a version before `choices` wrote it."""
+    manifest = json.loads(path.read_text())
+    del manifest["choices"]
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    path.write_text(text)
+    group = store.store_of(path) / "zarr.json"
+    about = json.loads(group.read_text())
+    about["attributes"]["manifest"] = text
+    group.write_text(json.dumps(about))
+
+
+def test_an_artifact_of_before_is_named_and_a_way_out_given(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write(path, Compute(), count=3)
+    make_older(path)
+    assert store.Artifact(path, "saliency").row("flag", 0), "of the right kind it still opens"
+    assert integrity.verify(path) == []
+    path.write_text(path.read_text().replace('"kind": "saliency"', '"kind": "images"'))
+    with pytest.raises(
+        store.ArtifactError, match=r"x.json: this is images, photographs expected; .*older.*snakemake clean"
+    ):
+        store.Artifact(path, "photographs")
+    with pytest.raises(store.ArtifactError, match=r"images without the array 'size'; .*older"):
+        store.Artifact(path, "images")["size"]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"kind": "seeds"}', "null", "{", "\0"])
+def test_a_file_that_is_no_manifest_is_not_opened(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(store.ArtifactError, match=r"x\.json: not a"):
+        store.Artifact(path)
+    assert integrity.verify(path)
 
 
 def test_text_survives() -> None:

@@ -7,26 +7,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import planted
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ENVIRONMENT
 from torch import nn
 
-from pipeline.core import train
+from pipeline.core import loop, train
 from pipeline.core.config import Segment
+from pipeline.kernels.pixel_losses import pixel_loss
 
 TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Event files go to logs/ of the working directory."""
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a toy network is slower on more
+    yield
+    torch.set_num_threads(threads)
 
 
 def settings(**changes: object) -> Segment:
@@ -40,7 +47,8 @@ def cut(row: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def step(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
-    return {"loss": ((net(batch["x"]) - batch["y"]) ** 2).mean()}
+    errors = (net(batch["x"]) - batch["y"]) ** 2
+    return {"loss": (errors.sum(), torch.tensor(errors.numel()))}
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -50,6 +58,19 @@ def network(seed: int = 0) -> nn.Module:
 
 def bytes_of(model: nn.Module) -> bytes:
     return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+
+
+def launch(words: list[str]) -> subprocess.Popen[str]:
+    """A process group of its own that listens to SIGINT, which a shell's background jobs pass on ignored."""
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- learning
@@ -73,8 +94,9 @@ def test_curves_are_means_per_epoch_also_of_a_part_of_one(tmp_path: Path) -> Non
     seen: list[float] = []
 
     def noting(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
-        losses = {**step(net, batch), "other": (net(batch["x"]) ** 2).mean()}
-        seen.append(float(losses["loss"].detach()))
+        losses = {**step(net, batch), "other": (net(batch["x"]).square().sum(), torch.tensor(8))}
+        total, count = losses["loss"]
+        seen.append(float(total.detach() / count))
         return losses
 
     curves = train.fit(network(), np.arange(18), cut, noting, planted.job(settings(epochs=2.5), tmp_path / "x.json"))
@@ -106,7 +128,8 @@ def test_heads_learn_faster_and_frozen_layers_not_at_all(tmp_path: Path) -> None
 
     def noting(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
         losses = step(net, batch)
-        gradients.extend(torch.autograd.grad(losses["loss"], [net[0].weight, net[4].weight], retain_graph=True))
+        loss = loop.objective(losses)
+        gradients.extend(torch.autograd.grad(loss, [net[0].weight, net[4].weight], retain_graph=True))
         return losses
 
     train.fit(
@@ -137,7 +160,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path: P
     count = iter(range(100))
 
     def bad(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
-        return {"loss": step(net, batch)["loss"] * (float("nan") if next(count) == 5 else 1)}
+        total, number = step(net, batch)["loss"]
+        return {"loss": (total * (float("nan") if next(count) == 5 else 1), number)}
 
     job = planted.job(settings(lr=0.25), tmp_path / "x.json")
     with pytest.raises(
@@ -158,6 +182,130 @@ def test_schedules() -> None:
     )
     assert rates([0, 0.3, 1], schedule="constant") == [1, 1, 1]
     assert rates([0, 0.05, 0.1, 0.2], schedule="constant", warmup=0.1) == pytest.approx([0.01, 0.5, 1, 1])
+
+
+# --------------------------------------------------------------------------------------------------- loss terms
+
+
+def test_the_objective_is_the_sum_of_sum_over_count() -> None:
+    x = torch.tensor([1.0, 2.0, 5.0], requires_grad=True)
+    losses = {"a": (x.sum(), torch.tensor(4)), "b": (x.square().sum(), torch.tensor(0.5)), "c": (x[0], torch.tensor(1))}
+    assert float(loop.objective(losses).detach()) == 8 / 4 + 30 / 0.5 + 1
+    loop.objective(losses).backward()
+    assert x.grad is not None and x.grad.tolist() == [0.25 + 4 + 1, 0.25 + 8, 0.25 + 20]
+
+
+def test_a_term_that_counted_nothing_adds_nothing_to_loss_and_gradient() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    # The second sum is what a careless mean over nothing would be.
+    losses = {
+        "some": (x.sum(), torch.tensor(2)),
+        "none": ((x * 0).sum(), torch.tensor(0)),
+        "nonsense": (x[:0].mean(), torch.tensor(0)),
+        "tiny": (x.sum() * 1e-30, torch.tensor(0.0)),
+    }
+    terms = loop.quotients(losses)
+    assert {name: float(term.detach()) for name, term in terms.items()} == {
+        "some": 1.5,
+        "none": 0,
+        "nonsense": 0,
+        "tiny": 0,
+    }
+    loop.objective({name: losses[name] for name in ("some", "none", "tiny")}).backward()
+    assert x.grad is not None and x.grad.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 5, 11), (2, 5, 9, 13)])
+def test_sum_over_count_has_the_bits_of_the_mean(shape: tuple[int, ...]) -> None:
+    """So that no result changed with the contract (CPU): cross-entropy, soft margin, a plain mean."""
+    torch.manual_seed(0)
+    scores = torch.randn(shape) * 3
+    answer = torch.randint(0, 5, (shape[0], *shape[2:]))
+    tags = (torch.rand(shape) < 0.3).float()
+    cases: list[tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor], int]] = [
+        (
+            lambda x: F.cross_entropy(x, answer),
+            lambda x: F.cross_entropy(x, answer, reduction="sum"),
+            answer.numel(),
+        ),
+        (lambda x: (x * tags).mean(), lambda x: (x * tags).sum(), scores.numel()),
+    ]
+    if len(shape) == 2:
+        margin = F.multilabel_soft_margin_loss
+        cases.append((lambda x: margin(x, tags), lambda x: margin(x, tags, reduction="none").sum(), len(tags)))
+    for mean, total, count in cases:
+        one, other = (scores.clone().requires_grad_() for _ in range(2))
+        expected = mean(one)
+        found = loop.objective({"loss": (total(other), torch.tensor(count))})
+        expected.backward()
+        found.backward()
+        assert torch.equal(found, expected)
+        assert one.grad is not None and other.grad is not None and torch.equal(other.grad, one.grad)
+
+
+SPLIT = """
+import sys
+import torch
+sys.path.insert(0, {tests!r})
+import test_train
+from pipeline.core import loop
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
+net = torch.nn.parallel.DistributedDataParallel(test_train.pixel_network())
+rows = slice(0, 4) if rank == 0 else slice(4, 5)
+losses = test_train.pixel_losses(net, *(part[rows] for part in test_train.pixel_batch()))
+terms = loop.quotients(losses)
+loop.objective(losses).backward()
+found = {{"terms": [float(term.detach()) for term in terms.values()], "gradients": [p.grad for p in net.parameters()]}}
+torch.save(found, folder + "/" + str(rank))
+torch.distributed.destroy_process_group()
+"""
+
+
+def pixel_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1)).double()
+
+
+def pixel_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Five images, labelled to very different shares, one of them not at all."""
+    torch.manual_seed(1)
+    images, labels = torch.randn(5, 3, 8, 8, dtype=torch.float64), torch.randint(0, 4, (5, 8, 8))
+    labels[torch.rand(5, 8, 8) > torch.tensor([0.9, 0.0, 0.2, 0.5, 0.05])[:, None, None]] = 255
+    return images, labels.to(torch.uint8)
+
+
+def pixel_losses(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> train.Losses:
+    """Per pixel, per image, a decay, a term of the last image alone, and one of none."""
+    logits = net(images)
+    last = (labels != 255).sum((1, 2)) < 10
+    return {
+        "pixels": pixel_loss(logits, labels),
+        "images": (logits.square().mean((1, 2, 3)).sum(), torch.tensor(len(images))),
+        "decay": (sum((p.square().sum() for p in net.parameters()), torch.zeros(())), torch.tensor(1)),
+        "seldom": ((logits.exp().sum((1, 2, 3)) * last).sum(), last.sum()),
+        "never": (logits.sum() * 0, torch.tensor(0)),
+    }
+
+
+def test_a_batch_split_unevenly_over_two_processes_has_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SPLIT.format(tests=str(TESTS)), str(tmp_path)]
+    processes = [launch([*words, str(rank)]) for rank in (0, 1)]
+    for process in processes:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    net = pixel_network()
+    losses = pixel_losses(net, *pixel_batch())
+    assert [int(count) for _, count in losses.values()][1:] == [5, 1, 2, 0]
+    loop.objective(losses).backward()
+    first, second = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    for parameter, one, two in zip(net.parameters(), first["gradients"], second["gradients"], strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(two, parameter.grad, rtol=1e-12, atol=1e-14)
+    expected = [float(term.detach()) for term in loop.quotients(losses).values()]
+    assert np.mean([first["terms"], second["terms"]], 0) == pytest.approx(expected, rel=1e-12)
+    assert first["terms"][0] != pytest.approx(expected[0], rel=0.01), "the processes' own parts differ"
 
 
 # ------------------------------------------------------------------------------------------- what is drawn when
@@ -225,7 +373,7 @@ def test_the_seed_changes_the_run(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ resuming
 
 RUN = """
-import sys, time
+import os, signal, sys
 from pathlib import Path
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
@@ -233,55 +381,49 @@ import planted, test_train
 from pipeline.core import train
 
 torch.set_num_threads(1)
-folder, pause, workers = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+folder, workers, steps = Path(sys.argv[1]), int(sys.argv[2]), 0
 
 def step(net, batch):
-    time.sleep(pause)
-    print("step", flush=True)
+    global steps
+    steps += 1
+    if steps == 6:
+        os.killpg(0, signal.Signals[sys.argv[4]])
     return test_train.step(net, batch)
 
-model = test_train.network()
-job = planted.job(test_train.settings(optimizer=sys.argv[4]), folder / "x.json", workers=workers)
-curves = train.fit(model, np.arange(18), test_train.cut, step, job)
-(folder / "weights").write_bytes(test_train.bytes_of(model))
-np.save(folder / "curve.npy", curves["curve_loss"])
+job = planted.job(test_train.settings(optimizer=sys.argv[3]), folder / "x.json", workers=workers)
+train.fit(test_train.network(), np.arange(18), test_train.cut, step, job)
 """
 
 
-@pytest.mark.parametrize(("optimizer", "workers"), [("sgd", 0), ("adamw", 2)])
-def test_sigterm_saves_and_the_rerun_ends_with_the_same_bytes(optimizer: str, workers: int, tmp_path: Path) -> None:
-    """Signals reach the whole process group, as from a cluster: the loaders must not take the run down."""
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    straight.mkdir()
-    stopped.mkdir()
+@pytest.mark.parametrize(
+    ("optimizer", "workers", "name"), [("sgd", 0, "SIGTERM"), ("adamw", 2, "SIGTERM"), ("adamw", 2, "SIGINT")]
+)
+def test_a_stop_saves_and_the_rerun_ends_with_the_same_bytes(
+    optimizer: str, workers: int, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the second epoch, in the middle of it. The signal reaches the whole process group, as from a terminal or a
+    cluster: the loaders must not take the run down."""
+    process = launch([sys.executable, "-c", RUN.format(tests=str(TESTS)), str(tmp_path), str(workers), optimizer, name])
+    said, _ = process.communicate()
+    assert process.returncode == 1, said
+    assert said.count(f"{name}: stopping after this iteration") == 1, "the loop alone says so, not its loaders"
+    assert f"stopped by {name} after iteration 6 of 16; run again to go on" in said
+    assert "Traceback" not in said
+    steps: list[int] = []
 
-    def begin(folder: Path, pause: float) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", RUN.format(tests=str(TESTS)), str(folder), str(pause), str(workers), optimizer]
-        return subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, start_new_session=True
-        )
+    def counting(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
+        steps.append(1)
+        return step(net, batch)
 
-    other = begin(straight, 0)
-    process = begin(stopped, 0.1)
-    assert process.stdout is not None
-    steps = 0
-    for line in process.stdout:  # in the second epoch, in the middle of it
-        steps += line == "step\n"
-        if steps == 6:
-            os.killpg(process.pid, signal.SIGTERM)
-            break
-    rest = process.stdout.read()
-    assert process.wait() == 1, rest
-    assert "stopped by SIGTERM after iteration" in rest
-    assert "run again to go on" in rest
-    assert not (stopped / "weights").exists()
-    again, _ = begin(stopped, 0).communicate()
-    assert "going on after iteration" in again
-    assert again.count("step") <= 10
-    out, _ = other.communicate()
-    assert other.returncode == 0, out
-    assert (stopped / "weights").read_bytes() == (straight / "weights").read_bytes()
-    np.testing.assert_array_equal(np.load(stopped / "curve.npy"), np.load(straight / "curve.npy"))
+    made = []
+    for out in ("x.json", "straight.json"):
+        model = network()
+        job = planted.job(settings(optimizer=optimizer), tmp_path / out, workers=workers)
+        made.append((train.fit(model, np.arange(18), cut, counting, job)["curve_loss"].tolist(), bytes_of(model)))
+        if out == "x.json":
+            assert "going on after iteration 6" in capsys.readouterr().out
+            assert len(steps) == 10
+    assert made[0] == made[1]
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
@@ -334,7 +476,218 @@ def test_checkpoints_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.
     assert bytes_of(model) == bytes_of(straight)
 
 
-def test_sigterm_does_what_it_did_before_once_training_is_over(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_signals_do_what_they_did_before_once_training_is_over(tmp_path: Path) -> None:
+    before = [signal.getsignal(name) for name in loop.STOP]
     train.fit(network(), np.arange(8), cut, step, planted.job(settings(epochs=1), tmp_path / "x.json"))
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(name) for name in loop.STOP] == before
+
+
+def test_a_damaged_checkpoint_is_said_and_not_taken_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, straight = planted.job(settings(epochs=1), tmp_path / "x.json"), network()
+    train.fit(straight, np.arange(12), cut, step, job)
+    file = job.part / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:-500])
+    model = network()
+    train.fit(model, np.arange(12), cut, step, job)
+    assert f"{file}: cannot be read" in capsys.readouterr().err
+    assert bytes_of(model) == bytes_of(straight)
+
+
+def test_no_more_loaders_than_usable_cores_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    loop._warn.cache_clear()
+    seen: set[int] = set()
+
+    def telling(row: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**cut(row, rng), "process": np.array(os.getpid())}
+
+    def noting(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
+        seen.update(batch["process"].tolist())
+        return step(net, batch)
+
+    for name in ("a", "b"):
+        job = planted.job(settings(epochs=1), tmp_path / f"{name}.json", workers=3)
+        train.fit(network(), np.arange(12), telling, noting, job)
+    assert len(seen) == 2 and os.getpid() not in seen, "one loader a training"
+    assert capsys.readouterr().err.count("workers: 3 asked for, 1 started") == 1
+    assert [loop.loader_workers(asked) for asked in (0, 1, 2)] == [0, 1, 1]
+
+
+# ----------------------------------------------------------------------------- the parts, in a loop of another shape
+
+LOOP = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from pipeline.core.loop import Checkpoint, Curves, Interrupted, objective, stop_signals
+
+torch.manual_seed(0)
+folder, total = Path(sys.argv[1]), 12
+nets = {"painter": nn.Linear(4, 3), "critic": nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))}
+optimizers = {name: torch.optim.Adam(net.parameters(), 0.01) for name, net in nets.items()}
+parts = nets | {f"{name}'s optimizer": optimizer for name, optimizer in optimizers.items()}
+checkpoint = Checkpoint(folder / "checkpoint.pt", "painter and critic")
+state = checkpoint.load(parts) or {"done": 0, "curves": None}
+curves = Curves(folder / "board", state["curves"])
+print("from", state["done"])
+with stop_signals() as stop:
+    for done in range(state["done"] + 1, total + 1):
+        torch.manual_seed(done)
+        true, painted = torch.randn(8, 3) + 2, nets["painter"](torch.randn(8, 4))
+        for name in ("critic", "painter") if done % 3 else ("critic",):
+            scores = nets["critic"](painted) if name == "painter" else nets["critic"](true) - nets["critic"](painted)
+            loss = objective({name: (-scores.sum(), torch.tensor(8))})
+            optimizers[name].zero_grad()
+            loss.backward(retain_graph=name == "critic")
+            optimizers[name].step()
+            curves.add({name: float(loss.detach())})
+        if done % 4 == 0:
+            curves.end_epoch(f"epoch {done // 4}/3")
+        if sys.argv[2:] and done == 6:
+            os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+        if stop.asked:
+            checkpoint.save(parts, {"done": done, "curves": curves.state()})
+            raise Interrupted(f"stopped by {stop.asked} after iteration {done} of {total}; run again to go on")
+curves.close()
+result = {f"{name}'s curve": curves.arrays()[f"curve_{name}"].tolist() for name in nets}
+torch.save(result | {name: net.state_dict() for name, net in nets.items()}, folder / "result")
+"""
+
+
+def events(board: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of the TensorBoard files, without what a later run has hidden."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(board))
+    read.Reload()
+    return [(event.step, event.value) for event in read.Scalars(name)]
+
+
+def test_a_loop_with_two_optimizers_stops_and_goes_on_with_the_same_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = {name: tmp_path / name for name in ("SIGINT", "SIGTERM")}
+    processes = {name: launch([sys.executable, "-c", LOOP, str(stopped[name]), name]) for name in stopped}
+    for name, process in processes.items():
+        said, _ = process.communicate()
+        assert process.returncode == 1, said
+        assert f"stopped by {name} after iteration 6 of 12; run again to go on" in said and "Traceback" not in said
+
+    def whole(folder: Path) -> str:
+        """The same program here, to its end."""
+        monkeypatch.setattr(sys, "argv", ["loop", str(folder)])
+        exec(LOOP, {})
+        return capsys.readouterr().out
+
+    straight = tmp_path / "straight"
+    assert "from 0\n" in whole(straight)
+    for folder in stopped.values():
+        assert not (folder / "result").exists()
+        assert "from 6\n" in whole(folder)
+        assert (folder / "result").read_bytes() == (straight / "result").read_bytes()
+        for term in ("critic", "painter"):
+            assert events(folder / "board", term) == events(straight / "board", term)
+    steps, values = zip(*events(straight / "board", "critic"), strict=True)
+    assert steps == (1, 2, 3)
+    np.testing.assert_allclose(values, torch.load(straight / "result")["critic's curve"])
+
+
+def test_a_second_ctrl_c_kills_a_loop_that_does_not_look(tmp_path: Path) -> None:
+    program = "import time\nfrom pipeline.core.loop import stop_signals\nwith stop_signals() as stop:\n"
+    program += "    while True:\n        time.sleep(0.05)\n        print(stop.asked or 'ready', flush=True)\n"
+    process = launch([sys.executable, "-c", program])
+    assert process.stdout is not None
+
+    def until(word: str) -> str:
+        said = ""
+        for line in process.stdout:  # type: ignore[union-attr]
+            said += line
+            if word in line:
+                break
+        return said
+
+    until("ready")
+    process.terminate()
+    until("SIGTERM: stopping after this iteration")
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    assert "SIGINT: stopping after this iteration; again: at once, unsaved" in until("SIGINT: ")
+    until("SIGTERM")
+    assert process.poll() is None, "a first Ctrl-C only asks, also after SIGTERM"
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == -signal.SIGINT
+
+
+def test_signals_ignored_from_the_start_stay_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loop.stop_signals() as stop:
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+            assert stop.asked == ""
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.asked == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's bytes, then its name, then the folder that holds the name."""
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def noting_sync(handle: int) -> None:
+        done.append("sync " + Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    def noting_replace(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} becomes {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    loop.Checkpoint(tmp_path / "part" / "checkpoint.pt", "a").save({"net": network()}, {"done": 3})
+    assert done == ["sync checkpoint.new", "checkpoint.new becomes checkpoint.pt", "sync part"]
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, model = loop.Checkpoint(tmp_path / "checkpoint.pt", "a"), network()
+    checkpoint.save({"net": model}, {"done": 3, "note": "kept"})
+
+    def full(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.save({"net": network(1)}, {"done": 4})
+    other = network(2)
+    assert checkpoint.load({"net": other}) == {"done": 3, "note": "kept"}
+    assert bytes_of(other) == bytes_of(model)
+    assert loop.Checkpoint(checkpoint.path, "b").load({"net": other}) is None
+    with pytest.raises(ValueError, match=r"checkpoint.pt: holds \['net'\], \['critic', 'net'\] expected"):
+        checkpoint.load({"net": other, "critic": model})
+
+
+def test_curves_count_a_value_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    curves = loop.Curves()
+    curves.add({"a": 1.0, "b": 8.0})
+    curves.add({"a": 2.0})
+    curves.end_epoch("epoch 1/3", "5 img/s")
+    curves.add({"a": 5.0})
+    curves = loop.Curves(state=curves.state())
+    curves.add({"a": 6.0})
+    curves.end_epoch("epoch 2/3")
+    curves.add({"b": 3.0})
+    curves.end_epoch("epoch 3/3")
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1/3  a 1.5000  b 8.0000  5 img/s",
+        "epoch 2/3  a 5.5000",
+        "epoch 3/3  b 3.0000",
+    ]
+    np.testing.assert_array_equal(curves.arrays()["curve_a"], np.array([1.5, 5.5, np.nan], np.float32))
+    np.testing.assert_array_equal(curves.arrays()["curve_b"], np.array([8, np.nan, 3], np.float32))

@@ -1,4 +1,4 @@
-"""Makes a stage's `run(job)` a command: `python -m pipeline.<stage> --settings JSON --images ... --out ...`.
+"""Makes a stage's `run(job)` a command: `python -m pipeline.<stage> --settings JSON --<role> … --out ...`.
 
 Snakemake calls these commands, and so can anybody. Settings are parsed by the class that checked config.yaml; inputs
 are manifests; nothing is computed when the output is already complete for the same settings, code, seed and inputs.
@@ -11,59 +11,29 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from pipeline.core import recipe, store
-from pipeline.core.config import ConfigError, Imagenet, Step, parse_step
-
-
-class InputError(ValueError):
-    """Data a stage cannot use. The message says what was found, what was expected, what to do, and which file."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All a stage needs: its settings, its inputs by kind, and where the result goes."""
-
-    settings: Any
-    inputs: dict[str, store.Artifact]
-    out: Path
-    header: store.Header
-    seed: int
-    device: str
-    precision: str
-    threads: int
-    workers: int = 0
-
-    @property
-    def images(self) -> store.Artifact:
-        return self.inputs["images"]
-
-    @property
-    def images_at_once(self) -> int:
-        """Processes for a network that looks at single photographs."""
-        return images_at_once(self.device, self.threads)
-
-    @property
-    def part(self) -> Path:
-        """Scratch folder; gone once the artifact is complete."""
-        return store.part_of(self.out)
+from pipeline.core import cards, store
+from pipeline.core.config import ConfigError, parse_step
+from pipeline.core.digest import code_digest
+from pipeline.core.job import InputError, Job
+from pipeline.core.recipe import Role, role
+from pipeline.core.steps import Imagenet, Settings, Step
 
 
 def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] | None = None) -> None:
     """Parse the command line of a stage and run it. Exits 2 with one clear message on bad input."""
-    parser = _parser(run, methods)
-    args = parser.parse_args(argv)
+    args = _parser(run, methods).parse_args(argv)
 
     def work() -> None:
         job = _job(args, methods)
         if store.finished(job.out, job.header):
             print(f"{job.out}: complete already", flush=True)
             return
-        limit_threads(job.threads)
+        if job.settings.gpu:
+            limit_threads(job.threads)
         run(job)
 
     guarded(work)
@@ -80,16 +50,16 @@ def guarded(work: Callable[[], None]) -> None:
 
 def _parser(run: Callable[[Job], None], methods: tuple[type[Step], ...]) -> argparse.ArgumentParser:
     module = sys.modules[run.__module__]
-    takes = sorted({kind.removesuffix("?") for method in methods for kind in method.takes})
+    roles = {title: role(text) for method in methods for title, text in method.takes.items()}
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{methods[0].stage}",
         description=(module.__doc__ or "").strip(),
         epilog="\n\n".join(_describe(method) for method in methods),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for kind in takes:
-        needed = all(kind in method.takes for method in methods)
-        parser.add_argument(f"--{kind}", type=Path, required=needed, help=f"manifest of {kind} (.json)")
+    for title, about in roles.items():
+        needed = not about.optional and all(title in method.takes for method in methods)
+        parser.add_argument(f"--{title}", type=Path, required=needed, help=f"manifest (.json) of {about}")
     parser.add_argument("--out", type=Path, required=True, help=f"manifest to write, e.g. {methods[0].makes}.json")
     parser.add_argument("--settings", default="{}", help="JSON with any of the settings below")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="single settings, by name")
@@ -102,8 +72,13 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container or a batch system may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(method: type[Step]) -> str:
@@ -117,10 +92,32 @@ def _describe(method: type[Step]) -> str:
 
 
 def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
+    settings = _settings(args, methods)
+    inputs = _inputs(args, settings)
+    if "photographs" in inputs:
+        settings = settings.sized(int(inputs["photographs"]["rgb"].shape[1]))
+    device, precision = pick_compute(args.device, args.precision) if settings.gpu else ("cpu", "f32")
+    picked = chosen(settings, inputs.values())
+    header = store.Header(
+        kind=settings.makes,
+        stage=settings.stage,
+        settings=settings.model_dump(mode="json"),
+        code=code_digest(settings.stage, picked),
+        seed=args.seed if settings.seeded else None,
+        precision=precision if settings.gpu else None,
+        parents={title: artifact.digest for title, artifact in inputs.items()} | _file_digest(settings),
+        choices=picked,
+    )
+    return Job(settings, inputs, args.out, header, args.seed, device, precision, args.threads, args.workers)
+
+
+def _settings(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Step:
     try:
         raw = json.loads(args.settings)
     except ValueError as error:
         raise ConfigError(f"--settings: not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"--settings: a JSON object of settings expected (found: {args.settings})")
     for item in args.set:
         key, equals, value = item.partition("=")
         if not equals:
@@ -133,26 +130,31 @@ def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
     settings = parse_step(json.dumps(raw))
     if not isinstance(settings, methods):
         raise ConfigError(f"--settings: method '{settings.method}' is run by python -m pipeline.{settings.stage}")
+    return settings
+
+
+def _inputs(args: argparse.Namespace, settings: Step) -> dict[str, store.Artifact]:
     inputs = {}
-    for kind in settings.takes:
-        kind, optional = kind.removesuffix("?"), kind.endswith("?")
-        path = getattr(args, kind)
+    for title, text in settings.takes.items():
+        wanted, path = role(text), getattr(args, title)
         if path is not None:
-            inputs[kind] = store.Artifact(path, kind)
-        elif not optional:
-            raise ConfigError(f"--{kind} is missing: method '{settings.method}' needs {kind}")
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    header = store.Header(
-        kind=settings.makes,
-        stage=settings.stage,
-        settings=settings.model_dump(mode="json"),
-        code=recipe.code_digest(settings.stage),
-        seed=args.seed if settings.seeded else None,
-        precision=precision if settings.trains or settings.infers else None,
-        parents={role: artifact.digest for role, artifact in inputs.items()} | _file_digest(settings),
-    )
-    return Job(settings, inputs, args.out, header, args.seed, device, precision, args.threads, args.workers)
+            inputs[title] = store.Artifact(path, "|".join(wanted.kinds))
+            _made_by(wanted, inputs[title])
+        elif not wanted.optional:
+            raise ConfigError(f"--{title} is missing: method '{settings.method}' needs {wanted}")
+    return inputs
+
+
+def _made_by(wanted: Role, artifact: store.Artifact) -> None:
+    method = artifact.manifest["settings"].get("method")
+    if wanted.method not in (None, method):
+        raise store.ArtifactError(f"{artifact.path}: made by '{method}', {wanted} expected")
+
+
+def chosen(settings: Settings, inputs: Iterable[store.Artifact]) -> list[str]:
+    """Names among these settings and those that the inputs rest on, sorted: what the code digest follows in a table."""
+    own = {value for value in settings.model_dump().values() if isinstance(value, str)}
+    return sorted(own.union(*(artifact.manifest.get("choices", ()) for artifact in inputs)))
 
 
 def _file_digest(settings: Step) -> dict[str, str]:
@@ -161,31 +163,25 @@ def _file_digest(settings: Step) -> dict[str, str]:
     return {"file": hashlib.sha256(file.read_bytes()).hexdigest()[:32]} if file and file.is_file() else {}
 
 
-def pick_device(name: str) -> str:
+def pick_compute(device: str, precision: str) -> tuple[str, str]:
+    """Device and precision from what was asked for; on a workstation a GPU that no other job of ours is using.
+
+    'auto' precision → bf16 where the hardware has bf16 arithmetic; emulated, it is four times slower than f32.
+    Raises ConfigError when a GPU was asked for and there is none.
+    """
+    cards.claim(device)  # before torch looks at the GPUs
     import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: this machine has no usable GPU; use cpu or auto")
-    return name
-
-
-def pick_precision(name: str, device: str) -> str:
-    """'auto' → bf16 where the hardware has bf16 arithmetic; emulated, it is four times slower than f32."""
-    import torch
-
-    if name != "auto":
-        return name
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: this machine has no usable GPU; use cpu or auto")
+    if precision != "auto":
+        return device, precision
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f32"
+        return device, "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f32"
     native = any(getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("avx512_bf16", "amx_tile"))
-    return "bf16" if native else "f32"
-
-
-def images_at_once(device: str, threads: int) -> int:
-    """Processes for a network that looks at single photographs: on a CPU one for each core."""
-    return threads if device == "cpu" else 1
+    return device, "bf16" if native else "f32"
 
 
 def limit_threads(threads: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core.data import VOID
+VOID = 255  # a label that is never counted; kinds/pixels.py has the same
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -38,26 +38,30 @@ def bands(array: np.ndarray) -> Iterator[slice]:
     return (slice(top, top + height) for top in range(0, array.shape[0], height))
 
 
-def per_class_iou(matrix: np.ndarray, unlabelled: str = "background") -> np.ndarray:
+def per_class_iou(matrix: np.ndarray, unlabelled: str = "background", background: int | None = 0) -> np.ndarray:
     """IoU per class, float64 [classes]; NaN for a class without true pixels among those that count.
 
-    unlabelled: 'background' counts pixels predicted 255 as class 0; 'ignore' drops them: labelled pixels only.
+    unlabelled: 'background' counts pixels predicted 255 as class `background` (where the data set has none, None, as
+    missed); 'ignore' drops them: labelled pixels only.
     """
     square = matrix[:, :-1].astype(np.float64)
+    true = square.sum(1)
     if unlabelled == "background":
-        square[:, 0] += matrix[:, -1]
+        true = matrix.sum(1).astype(np.float64)
+        if background is not None:
+            square[:, background] += matrix[:, -1]
     elif unlabelled != "ignore":
         raise ValueError(f"unlabelled='{unlabelled}'; 'background' or 'ignore' expected")
     hit = np.diag(square)
-    union = square.sum(0) + square.sum(1) - hit
+    union = square.sum(0) + true - hit
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hit / union
-    return np.where(square.sum(1) > 0, iou, np.nan)
+    return np.where(true > 0, iou, np.nan)
 
 
-def miou(matrix: np.ndarray, unlabelled: str = "background") -> float:
+def miou(matrix: np.ndarray, unlabelled: str = "background", background: int | None = 0) -> float:
     """Mean IoU over the classes that have true pixels."""
-    iou = per_class_iou(matrix, unlabelled)
+    iou = per_class_iou(matrix, unlabelled, background)
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 

@@ -1,44 +1,63 @@
 """From recipes to paths: which artifact each step makes, where it lies, and what it is made from.
 
-A recipe is a list of step names. Every method says which kinds it takes; a step takes each kind from the nearest step
-to its left that makes it. The path of an artifact spells the steps it depends on, and only those, in the recipe's
-order:
+A recipe is a list of step names. Every method names its inputs by role, and each role the kind it accepts; a role takes
+the nearest artifact of its kind to the left, a second role of the same kind the next nearest. The path of an artifact
+spells the steps it depends on, and only those, in the recipe's order:
 
     results/<data set>/[seed<n>/]<step>/<step>/.../<kind>.json
 
-so recipes that begin alike share folders. The seed level is there when any of those steps depends on a seed.
+so recipes that begin alike share folders. The seed level is there when any of those steps depends on a seed. The data
+set's own artifacts (photographs, tags, masks) lie directly below results/<data set>/.
 This module must not import torch: Snakemake loads it for every dry run and every cluster job.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 
-from pipeline.core.config import METHODS, Config, ConfigError, Step
+from pipeline.core.config import Config, ConfigError
+from pipeline.core.steps import DATA, METHODS, Step
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# Settings reach the fingerprint as values, and neither paths nor the command line change what is computed.
-NOT_CODE = {"pipeline.core.config", "pipeline.core.recipe", "pipeline.core.cli"}
+
+@dataclass(frozen=True)
+class Role:
+    """What may play a role: artifacts of these kinds, made by this method if one is named."""
+
+    kinds: tuple[str, ...]
+    method: str | None
+    optional: bool
+
+    def accepts(self, kind: str, method: str) -> bool:
+        return kind in self.kinds and self.method in (None, method)
+
+    def __str__(self) -> str:
+        return " or ".join(self.kinds) + (f" made by '{self.method}'" if self.method else "")
+
+
+def role(text: str) -> Role:
+    """'labels|soft?' → what it means; the grammar is in core/steps.py."""
+    kinds, _, method = text.removesuffix("?").partition("@")
+    return Role(tuple(kinds.split("|")), method or None, text.endswith("?"))
 
 
 @dataclass(frozen=True)
 class Node:
-    """One artifact of one recipe: the result of a step."""
+    """One artifact: the result of a step of a recipe, or (settings None) a part of the data set."""
 
     name: str
-    settings: Step = field(compare=False)
-    steps: tuple[str, ...]  # names of everything it depends on, itself last
-    seed: int | None
-    inputs: dict[str, Node] = field(compare=False, hash=False)  # kind → node; images are implied
+    settings: Step | None = field(compare=False)
+    steps: tuple[str, ...] = ()  # names of everything it depends on, itself last
+    seed: int | None = None
+    inputs: dict[str, Node] = field(default_factory=dict, compare=False, hash=False)  # role → node
 
     @property
     def kind(self) -> str:
-        return self.settings.makes
+        return self.settings.makes if self.settings else self.name
+
+    @property
+    def method(self) -> str:
+        return self.settings.method if self.settings else "prepare"
 
     @property
     def folder(self) -> str:
@@ -49,18 +68,27 @@ class Node:
     @property
     def file(self) -> str:
         """The manifest's path below results/<data set>/."""
-        return f"{self.folder}/{self.kind}.json"
+        return f"{self.folder}/{self.kind}.json" if self.settings else f"{self.kind}.json"
 
     @property
     def scored(self) -> bool:
         """Seeds and labels are scored on train, models on val."""
         return self.kind in ("seeds", "labels", "model")
 
+    @property
+    def choices(self) -> frozenset[str]:
+        """Names among the settings that it rests on: which entries of a table of alternatives its code can reach."""
+        own = [] if self.settings is None else self.settings.model_dump().values()
+        return frozenset(v for v in own if isinstance(v, str)).union(*(n.choices for n in self.inputs.values()))
+
+
+PARTS = {kind: Node(kind, None) for kind in DATA}
+
 
 def resolve(config: Config, steps: Sequence[str], seed: int, recipe: str = "") -> list[Node]:
     """The artifacts of a recipe, in its order.
 
-    Raises ConfigError naming recipe, step, the missing kind, and the steps that could supply it.
+    Raises ConfigError naming recipe, step, the role that nothing can play, and the steps that could.
     """
     where = f"recipe '{recipe}'" if recipe else f"steps {'/'.join(steps)}"
     nodes: list[Node] = []
@@ -71,28 +99,37 @@ def resolve(config: Config, steps: Sequence[str], seed: int, recipe: str = "") -
         except ConfigError as error:
             raise ConfigError(f"{where}, step {position + 1}: {error}") from None
         inputs: dict[str, Node] = {}
-        used = {position}
-        for kind in settings.takes:
-            kind, optional = kind.removesuffix("?"), kind.endswith("?")
-            if kind == "images":
+        taken: list[int] = []
+        for title, text in settings.takes.items():
+            wanted = role(text)
+            if wanted.kinds[0] in DATA:
+                inputs[title] = PARTS[wanted.kinds[0]]
                 continue
-            source = next((j for j in reversed(range(position)) if nodes[j].kind == kind), None)
-            if source is not None:
-                inputs[kind] = nodes[source]
-                used |= needs[source]
-            elif not optional:
-                raise ConfigError(f"{where}, step {position + 1} '{name}': {_missing(config, name, kind)}")
+            found = _nearest(nodes, wanted, taken)
+            if found is not None:
+                inputs[title] = nodes[found]
+                taken.append(found)
+            elif not wanted.optional:
+                raise ConfigError(f"{where}, step {position + 1} '{name}': {_missing(config, name, title, wanted)}")
         seeded = settings.seeded or any(node.seed is not None for node in inputs.values())
-        needs.append(used)
-        path = tuple(steps[j] for j in sorted(used))
+        needs.append({position}.union(*(needs[j] for j in taken)))
+        path = tuple(steps[j] for j in sorted(needs[-1]))
         nodes.append(Node(name, settings, path, seed if seeded else None, inputs))
     return nodes
 
 
-def _missing(config: Config, name: str, kind: str) -> str:
-    makers = sorted(step for step in {*config.steps, *METHODS} if config.step(step).makes == kind)
+def _nearest(nodes: Sequence[Node], wanted: Role, taken: Sequence[int]) -> int | None:
+    """Position of the last artifact that may play the role and plays no other one of this step."""
+    fitting = (j for j in reversed(range(len(nodes))) if j not in taken)
+    return next((j for j in fitting if wanted.accepts(nodes[j].kind, nodes[j].method)), None)
+
+
+def _missing(config: Config, name: str, title: str, wanted: Role) -> str:
+    known = {step: config.step(step) for step in {*config.steps, *METHODS}}
+    makers = sorted(step for step, settings in known.items() if wanted.accepts(settings.makes, settings.method))
+    part = "" if title in wanted.kinds else f" as '{title}'"
     return (
-        f"it needs {kind}, and no step to its left makes any. "
+        f"it needs {wanted}{part}, and no step to its left makes any (that it does not use already). "
         f"Put one of these before '{name}': {', '.join(makers) or 'none known'}"
     )
 
@@ -127,7 +164,10 @@ def closure(nodes: Iterable[Node]) -> list[Node]:
 
 
 def recipe_nodes(config: Config, recipe: str, seed: int) -> list[Node]:
-    """What a recipe's results rest on: its last artifact and all before it. A step that nothing uses is an error."""
+    """What a recipe's results rest on: its last artifact and all before it, the data set's own first.
+
+    Raises ConfigError when nothing uses one of its steps.
+    """
     nodes = resolve(config, config.recipes[recipe], seed, recipe)
     used = closure(nodes[-1:])
     files = {node.file for node in used}
@@ -139,51 +179,11 @@ def recipe_nodes(config: Config, recipe: str, seed: int) -> list[Node]:
     return used
 
 
-# ------------------------------------------------------------------------------------------------ code digests
-
-
-@cache
-def code_digest(module: str) -> str:
-    """Digest of a module's syntax tree and of all pipeline modules it imports.
-
-    Comments, docstrings and layout do not count, so only a real edit makes Snakemake run a step again.
-    """
-    trees = sorted(_imports(f"pipeline.{module}"))
-    digest = hashlib.sha256()
-    for name in trees:
-        digest.update(f"{name}\n{_tree(name)[0]}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def _tree(module: str) -> tuple[str, frozenset[str]]:
-    """Syntax tree without docstrings as text, and the pipeline modules it imports."""
-    tree = ast.parse(_file(module).read_bytes())
-    imports: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
-                node.body = node.body[1:]
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
-            imports |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-        elif isinstance(node, ast.Import):
-            imports |= {alias.name for alias in node.names if alias.name.split(".")[0] == "pipeline"}
-    return ast.dump(tree), frozenset(name for name in imports if _file(name).is_file())
-
-
-def _file(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return path.with_suffix(".py") if path != PACKAGE else PACKAGE / "__init__.py"
-
-
-def _imports(module: str) -> set[str]:
-    found: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if name in found or name in NOT_CODE:
-            continue
-        found.add(name)
-        todo += _tree(name)[1]
-    return found
+def refuse_without_masks(recipe: str, nodes: Iterable[Node]) -> None:
+    """Raises ConfigError when a recipe reads masks, for a data set that has none."""
+    for node in nodes:
+        if PARTS["masks"] in node.inputs.values():
+            raise ConfigError(
+                f"recipe '{recipe}', step '{node.name}': it needs true masks, and this data set has none. "
+                "Add some (README, your own photographs), or run a recipe that learns from tags"
+            )

@@ -54,6 +54,7 @@ class Each:
 
 
 PREPARE = Each(0.05)  # reads a photograph of a few megapixels, as cameras make them
+SCORE = Each(0.3)  # compares at original resolution, after at most a few passes of a network
 
 
 def minutes(

@@ -1,6 +1,7 @@
-"""Pictures of label maps, scores and mined regions, and the forms in which they leave the program.
+"""Pictures of label maps, scores and claimed regions, and the forms in which they leave the program.
 
-A pixel of a label map is a class id, or 255 = void/unlabelled. Photographs are uint8 [h,w,3].
+A pixel of a label map is a class id, or 255 = void/unlabelled. Photographs are uint8 [h,w,3]; what is drawn over one
+has its size. background: class id, or None where the data set has none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from pipeline.core.data import VOID, resize_image, resize_nearest
+from pipeline.core.metrics import VOID
 
 # From black over red to pale yellow: equal steps look equal, and it prints in grey. Scores from 0 to 1.
 HEAT = ((8, 6, 26), (66, 14, 104), (135, 36, 106), (203, 62, 79), (243, 112, 44), (250, 180, 60), (252, 250, 170))
@@ -58,12 +59,6 @@ def _encode(picture: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def thumbnail(rgb: np.ndarray, side: int) -> np.ndarray:
-    """The photograph with its longer side reduced to at most `side` pixels."""
-    factor = min(1.0, side / max(rgb.shape[:2]))
-    return resize_image(rgb, *(max(1, round(length * factor)) for length in rgb.shape[:2]))
-
-
 def edges(labels: np.ndarray, width: int = 1) -> np.ndarray:
     """Borders between different labels, `width` pixels to either side, bool [h,w]."""
     out = np.zeros(labels.shape, bool)
@@ -75,19 +70,18 @@ def edges(labels: np.ndarray, width: int = 1) -> np.ndarray:
     return out
 
 
-def overlay(rgb: np.ndarray, labels: np.ndarray, strength: float = 0.55, background: int | None = 0) -> np.ndarray:
-    """Label map over its photograph, uint8 [h,w,3]: classes tinted and outlined, void hatched, background greyish.
+def _plain(labels: np.ndarray, background: int | None) -> np.ndarray:
+    """Where a label map says background, bool [h,w]."""
+    return np.zeros(labels.shape, bool) if background is None else labels == background
 
-    Labels of another size are resized to the photograph's. background: the class that gets no tint.
-    """
-    labels = resize_nearest(labels, *rgb.shape[:2])
+
+def overlay(rgb: np.ndarray, labels: np.ndarray, strength: float = 0.55, *, background: int | None) -> np.ndarray:
+    """Label map over its photograph, uint8 [h,w,3]: classes tinted and outlined, void hatched, background greyish."""
     colours = palette()[labels].astype(np.float32)
-    share = np.full(labels.shape, strength, np.float32)
+    plain = _plain(labels, background)
+    share = np.where(plain, 0, strength).astype(np.float32)
     base = rgb.astype(np.float32)
-    if background is not None:
-        share[labels == background] = 0
-        plain = (labels == background)[..., None]
-        base = np.where(plain, base * 0.45 + base.mean(2, keepdims=True) * 0.4 + 12, base)
+    base = np.where(plain[..., None], base * 0.45 + base.mean(2, keepdims=True) * 0.4 + 12, base)
     stripe = max(2, max(rgb.shape) // 80)
     slanted = (np.add.outer(np.arange(labels.shape[0]), np.arange(labels.shape[1])) // stripe) % 2
     share = np.where(labels == VOID, np.where(slanted == 1, 0.7, 0.25), share)
@@ -110,14 +104,14 @@ def round_colour(number: int) -> tuple[int, int, int]:
     return ROUNDS[(number - 1) % len(ROUNDS)]
 
 
-def by_round(rgb: np.ndarray, first: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """Mined region over the grey photograph, coloured by the round that found it. first: u8 [h,w], 0 = not mined."""
-    rounds = range(1, max(2, int(first.max()) + 1))
+def by_round(rgb: np.ndarray, claimed: np.ndarray, strength: float = 0.65) -> np.ndarray:
+    """Claimed region over the grey photograph, coloured by the round that claimed it. claimed: u8 [h,w], 0 = none."""
+    rounds = range(1, max(2, int(claimed.max()) + 1))
     table = np.array([(0, 0, 0), *map(round_colour, rounds)], np.float32)
-    share = np.where(first > 0, strength, 0)[..., None]
+    share = np.where(claimed > 0, strength, 0)[..., None]
     grey = np.repeat(rgb.mean(2, keepdims=True), 3, 2) * 0.8
-    mixed = grey * (1 - share) + table[first] * share
-    mixed[edges(first)] = 255
+    mixed = grey * (1 - share) + table[claimed] * share
+    mixed[edges(claimed)] = 255
     return mixed.round().astype(np.uint8)
 
 
@@ -129,15 +123,14 @@ def outline(rgb: np.ndarray, regions: np.ndarray, classes: np.ndarray) -> np.nda
     return out
 
 
-def errors(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def errors(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, *, background: int | None) -> np.ndarray:
     """Where a label map is right (green), has a wrong class (red) or misses an object (amber); void is left out."""
-    predicted, truth = (resize_nearest(labels, *rgb.shape[:2]) for labels in (predicted, truth))
     mixed = np.repeat(rgb.mean(2, keepdims=True), 3, 2)
-    valid = truth != VOID
+    wrong, none = (truth != VOID) & (predicted != truth), _plain(predicted, background) | (predicted == VOID)
     for where, colour in (
-        (valid & (predicted == truth) & (truth > 0), RIGHT),
-        (valid & (predicted != truth) & (predicted > 0), WRONG),
-        (valid & (predicted != truth) & (predicted == 0), MISSED),
+        ((truth != VOID) & (predicted == truth) & ~_plain(truth, background), RIGHT),
+        (wrong & ~none, WRONG),
+        (wrong & none & ~_plain(truth, background), MISSED),
     ):
         mixed[where] = mixed[where] * 0.4 + np.array(colour) * 0.6
     return mixed.round().astype(np.uint8)

@@ -5,21 +5,26 @@ code, parents), so an upstream rerun with the same result reruns nothing below. 
 store.
 
 Two forms share one contract:
-- *rows*: one row per image (`write_rows`). A row has a `key` (what it was made from) and a `digest` (what it holds).
-  Finished shards survive a kill; rows whose key is unchanged are taken over from the previous store.
+- *rows*: one row per image (`write_rows`), fixed or ragged (`rows.py` has the layout). A row has a `key` (what its
+  stored arrays were made from) and a `digest` (what all its arrays hold). Finished shards survive a kill; rows whose
+  key is unchanged are taken over from the previous store. *Derived* arrays are computed anew in every run.
 - *tables*: a few whole arrays (`write_table`): weights, patches, metrics.
+
+What is written reaches the disk in this order: files of a shard, its journal line; then tables, the store's attributes
+(which hold the manifest's text), the manifest. Each is synced before the next, so none vouches for what a loss of power
+took; a resumed run re-reads what the journal names. What a killed run leaves lies in `x.part` and is gone once the same
+command has ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +32,18 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
-SHARD = 64  # images per file
-DIGEST = 16  # bytes
-CODEC = ZstdCodec(level=1, checksum=True)
+from pipeline.core import durable
+from pipeline.core.durable import write_atomic
+from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, is_ragged, log, whole
+
+__all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "write_atomic", "write_rows", "write_table"]
+
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
+MEANING = ("grid", "classes", "background")  # entries of meta without which a row cannot be read
+OLDER = (
+    "made by an older version of the pipeline. Delete it with its store, or all with `snakemake clean`, and run again"
+)
 
 
 class ArtifactError(RuntimeError):
@@ -41,7 +52,11 @@ class ArtifactError(RuntimeError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an artifact is and what it is made from. `parents` maps role → content digest."""
+    """What an artifact is and what it is made from. `parents` maps role → content digest.
+
+    choices: names that choose code (a head, a kind of model). For the code digest of those who read the artifact; what
+    follows from them is in `code` and `settings` already, so they are no part of the fingerprint.
+    """
 
     kind: str
     stage: str
@@ -50,15 +65,19 @@ class Header:
     seed: int | None = None
     precision: str | None = None
     parents: dict[str, str] = field(default_factory=dict)
+    choices: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """Equal fingerprints mean equal results."""
-        return sha(canonical(self.__dict__))
+        return sha(canonical({name: value for name, value in self.__dict__.items() if name != "choices"}))
 
     def base(self, *whole: str) -> str:
         """Fingerprint without the parents that count image by image, i.e. only with those in `whole`."""
-        parents = {role: self.parents[role] for role in sorted(whole)}
-        return sha(canonical({**self.__dict__, "parents": parents}))
+        return replace(self, parents={role: self.parents[role] for role in whole}).fingerprint()
+
+    def without(self, *settings: str) -> Header:
+        """The same without some settings."""
+        return replace(self, settings={name: value for name, value in self.settings.items() if name not in settings})
 
 
 def canonical(value: Any) -> bytes:
@@ -76,17 +95,26 @@ class Artifact:
     """A finished artifact, opened by its manifest. Stores are opened on first use, so it may cross a fork."""
 
     def __init__(self, path: str | Path, kind: str | None = None):
+        """kind: what is expected, several as "labels|soft". Raises ArtifactError."""
         self.path = Path(path)
         try:
             self.manifest: dict[str, Any] = json.loads(self.path.read_text())
         except FileNotFoundError:
             raise ArtifactError(f"{self.path}: no such artifact; run `snakemake --cores all {self.path}`") from None
-        except ValueError:
-            raise ArtifactError(f"{self.path}: not a manifest (JSON expected)") from None
-        if kind and self.kind != kind:
-            raise ArtifactError(f"{self.path}: this is {self.kind}, {kind} expected")
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error})") from None
+        if not isinstance(self.manifest, dict) or not {"kind", "digest", "arrays", "meta"} <= self.manifest.keys():
+            raise ArtifactError(f"{self.path}: not an artifact's manifest")
+        if kind and self.kind not in kind.split("|"):
+            wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
+            raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
         if not store_of(self.path).is_dir():
             raise ArtifactError(f"{store_of(self.path)}: the manifest is there, the store is not; delete {self.path}")
+
+    @property
+    def older(self) -> bool:
+        """Whether a version of the pipeline made it that knew less of an artifact than this one."""
+        return any(about.name not in self.manifest for about in fields(Header))
 
     @property
     def kind(self) -> str:
@@ -112,7 +140,11 @@ class Artifact:
         """
         array = self._arrays.get(name)
         if array is None:
-            found: Any = self.group[name]
+            try:
+                found: Any = self.group[name]
+            except KeyError:
+                about = f"; it was {OLDER}" if self.older else ""
+                raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'{about}") from None
             array = self._arrays[name] = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
         return array
 
@@ -123,6 +155,19 @@ class Artifact:
     def read(self, name: str) -> np.ndarray:
         """A copy of a whole array. Only for arrays that do not grow with pixels."""
         return np.array(self[name][...])
+
+    def row(self, name: str, i: int) -> np.ndarray:
+        """A copy of row i of a row array, fixed or ragged."""
+        ends = self._offsets.get(name)
+        if ends is None:
+            return np.array(self[name][i])
+        i = range(len(ends) - 1)[i]
+        return np.array(self[name][int(ends[i]) : int(ends[i + 1])])
+
+    @cached_property
+    def _offsets(self) -> dict[str, np.ndarray]:
+        arrays = self.manifest["arrays"].items()
+        return {name: whole(self.group, about["offsets"]) for name, about in arrays if "offsets" in about}
 
     def __contains__(self, name: str) -> bool:
         return name in self.manifest["arrays"]
@@ -165,6 +210,7 @@ def finished(out: Path, header: Header) -> bool:
     if attributes.get("fingerprint") != header.fingerprint() or "manifest" not in attributes:
         return False
     write_atomic(out, attributes["manifest"])
+    _tidy(out)
     return True
 
 
@@ -172,168 +218,154 @@ def write_table(
     out: Path, header: Header, arrays: Mapping[str, np.ndarray], meta: dict[str, Any] | None = None, axes: str = ""
 ) -> None:
     """Write whole arrays and the manifest."""
-    store = store_of(out)
-    _discard(store)
-    group = zarr.create_group(store, attributes={"fingerprint": header.fingerprint()})
-    described = {}
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        chunks = (max(1, min(len(array), 2**22 // max(1, array[:1].nbytes))), *array.shape[1:]) if array.ndim else None
-        group.create_array(
-            name, data=array, chunks=chunks or "auto", compressors=CODEC, config={"write_empty_chunks": True}
-        )
-        described[name] = _describe(array.shape, array.dtype, sha(array.tobytes()))
+    durable.unlink(out)  # or it would vouch for a store that is not there
+    durable.discard(store_of(out))
+    group = _create(out, {"fingerprint": header.fingerprint()})
+    described = {name: _put_table(group, name, array, 2**22) for name, array in arrays.items()}
     _commit(out, group, header, described, meta or {}, axes)
 
 
-def row_keys(header: Header, parents: Mapping[str, Artifact], *extra: Any) -> list[bytes]:
-    """What each image's row is made from: settings, code, whole parents, `extra`, and its own rows of row parents."""
-    whole = [role for role, parent in parents.items() if "digest" not in parent]
-    common = f"{header.base(*whole)} {canonical(extra)!r}".encode()
-    rows = [parent.read("digest") for role, parent in sorted(parents.items()) if "digest" in parent]
+def row_keys(
+    header: Header,
+    parents: Mapping[str, Artifact],
+    *extra: Any,
+    without: Sequence[str] = (),
+    roles: Iterable[str] | None = None,
+) -> list[bytes]:
+    """What each image's row is made from: settings, code, whole parents, `extra`, and its own rows of row parents.
+
+    Of a row parent counts also what its meta says of the meaning of a row. without: settings that do not count, since
+    only derived arrays follow from them. roles: the parents that count (all).
+    """
+    chosen = parents if roles is None else {role: parents[role] for role in roles}
+    rows = {role: chosen[role] for role in sorted(chosen) if "digest" in chosen[role]}
     if not rows:
         raise ValueError("no parent has one row per image")
+    base = header.without(*without).base(*(role for role in chosen if role not in rows))
+    meaning = {role: {name: row.meta[name] for name in MEANING if name in row.meta} for role, row in rows.items()}
+    common = canonical([base, meaning, extra])
+    digests = [row.read("digest") for row in rows.values()]
+    if len({len(table) for table in digests}) > 1:
+        found = ", ".join(f"{row.path} has {len(table)}" for row, table in zip(rows.values(), digests, strict=True))
+        raise ArtifactError(
+            f"rows of different data sets: {found}. Run snakemake to make them from the same photographs"
+        )
     return [
         hashlib.blake2b(common + b"".join(map(bytes, row)), digest_size=DIGEST).digest()
-        for row in zip(*rows, strict=True)
+        for row in zip(*digests, strict=True)
     ]
-
-
-Row = dict[str, np.ndarray]
 
 
 def write_rows(
     out: Path,
     header: Header,
-    arrays: Mapping[str, tuple[tuple[int, ...], Any]],
+    arrays: Shapes,
     keys: Sequence[bytes | None],
     compute: Callable[[list[int]], Iterable[Row]],
     meta: Callable[[zarr.Group], dict[str, Any]] | dict[str, Any] | None = None,
     axes: str = "",
     tables: Mapping[str, np.ndarray] | None = None,
+    *,
+    derive: Callable[[int, Row], Row] | None = None,
+    derived: Shapes | None = None,
+    fill: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one row per image, shard by shard, and the manifest.
 
-    arrays: name → (shape of one row, dtype). keys: one per image; None leaves the row zero (an image not covered).
+    arrays: name → (shape of one row, dtype); a shape (None, ...) is ragged, row i then has n_i entries. keys: one per
+    image; None leaves the row at `fill` (name → value, default 0; ragged: no entry), an image not covered.
     compute(indices) yields the rows of these images in order; it is called once per shard with those still missing.
+    derive(i, row) computes the arrays of `derived` from the stored ones of a row with a key, in every run and for rows
+    taken over too, so keys need not say what it depends on. It must not change the row.
     meta may look at the finished group. tables: small whole arrays stored beside the rows (class list, splits).
-    Memory: one shard. A killed run continues after its last finished shard.
+    Memory: a few shards. A killed run continues after its last finished shard.
     """
-    group, journal, old = _begin_rows(out, header, arrays, len(keys))
-    done = {entry["shard"]: bytes.fromhex(entry["digests"]) for entry in _read_journal(journal)}
-    reuse = {} if old is None else {bytes(key): i for i, key in enumerate(_whole(old, "key")) if key.any()}
+    shapes = {**arrays, **(derived or {})}
+    for name in fill or {}:
+        if name not in shapes or is_ragged(shapes[name][0]):
+            raise ValueError(f"fill of '{name}', which is no array with rows of a fixed shape")
+    rows, journal = _begin_rows(out, header, shapes, fill or {}, len(keys))
+    done = believed(journal, rows, len(keys))
+    described = attributes_of(_previous(out)).get("manifest")
+    old = Previous(_previous(out), json.loads(described)["arrays"], arrays) if described else None
     computed = 0
     for shard, start in enumerate(range(0, len(keys), SHARD)):
         if shard in done:
             continue
-        indices = range(start, min(start + SHARD, len(keys)))
-        block = {name: np.zeros((len(indices), *shape), dtype) for name, (shape, dtype) in arrays.items()}
-        missing = []
-        for i in indices:
-            key = keys[i]
-            if key is not None and key in reuse and old is not None:
-                for name in arrays:
-                    block[name][i - start] = old[name][reuse[key]]  # type: ignore[index]
-            elif key is not None:
-                missing.append(i)
-        rows = iter(compute(missing)) if missing else iter(())
-        for i in missing:
-            for name, value in next(rows).items():
-                block[name][i - start] = value
-        computed += len(missing)
-        digests = b"".join(row_digest(block, i) for i in range(len(indices)))
-        for name, value in block.items():
-            group[name][start : start + len(indices)] = value  # type: ignore[index]
-        done[shard] = digests
-        with journal.open("a") as file:
-            file.write(json.dumps({"shard": shard, "digests": digests.hex()}) + "\n")
-    digest = np.frombuffer(b"".join(done[shard] for shard in sorted(done)), np.uint8).reshape(-1, DIGEST)
-    key_rows = np.stack([np.frombuffer(key or bytes(DIGEST), np.uint8) for key in keys])
-    described = {name: _describe((len(keys), *shape), np.dtype(dtype), None) for name, (shape, dtype) in arrays.items()}
-    for name, table in {"digest": digest, "key": key_rows, **(tables or {})}.items():
-        if name in group:
-            del group[name]
-        group.create_array(
-            name,
-            data=np.ascontiguousarray(table),
-            chunks=table.shape,
-            compressors=CODEC,
-            config={"write_empty_chunks": True},
-        )
-        described[name] = _describe(table.shape, table.dtype, sha(np.ascontiguousarray(table).tobytes()))
-    del described["key"]  # says what rows were made from, not what they hold
+        block = rows.empty(min(SHARD, len(keys) - start))
+        mine = keys[start : start + SHARD]
+        computed += rows.fill_block(block, start, mine, old, compute)
+        if derive:
+            rows.derive(block, start, mine, arrays, derive)
+        done[shard] = rows.digests(block)
+        log(journal, shard, done[shard], rows.write(start, block))
     print(f"{out.name}: {computed} of {sum(key is not None for key in keys)} images computed", flush=True)
-    _commit(out, group, header, described, meta(group) if callable(meta) else meta or {}, axes)
+    whole_arrays = {
+        **rows.finish(),
+        "digest": _column(done[shard] for shard in sorted(done)),
+        "key": _column(key or bytes(DIGEST) for key in keys),
+        **(tables or {}),
+    }
+    about = rows.describe(len(keys)) | {name: _put_table(rows.group, name, a) for name, a in whole_arrays.items()}
+    del about["key"]  # says what rows were made from, not what they hold
+    _commit(out, rows.group, header, about, meta(rows.group) if callable(meta) else meta or {}, axes)
 
 
 def reusable_keys(out: Path) -> set[bytes]:
     """Keys of the rows that a rerun of this artifact could take over."""
-    for store in (store_of(out), part_of(out) / "previous.zarr"):
+    for store in (store_of(out), _previous(out)):
         if "manifest" in attributes_of(store):
-            return set(map(bytes, _whole(zarr.open_group(store, mode="r"), "key")))
+            return set(map(bytes, whole(zarr.open_group(store, mode="r"), "key")))
     return set()
 
 
-def _whole(group: zarr.Group, name: str) -> np.ndarray:
-    return np.asarray(group[name][...])  # type: ignore[index]
+def _previous(out: Path) -> Path:
+    """Where the finished store waits that is being replaced, for its rows."""
+    return part_of(out) / "previous.zarr"
 
 
-def _begin_rows(
-    out: Path, header: Header, arrays: Mapping[str, tuple[tuple[int, ...], Any]], count: int
-) -> tuple[zarr.Group, Path, zarr.Group | None]:
+def _begin_rows(out: Path, header: Header, shapes: Shapes, fill: Mapping[str, Any], count: int) -> tuple[Rows, Path]:
     """Open the store to continue, or start it over and set a finished predecessor aside for its rows."""
-    store, part = store_of(out), part_of(out)
-    journal, previous = part / "shards.jsonl", part / "previous.zarr"
-    part.mkdir(parents=True, exist_ok=True)
+    store, journal = store_of(out), part_of(out) / "shards.jsonl"
     attributes = attributes_of(store)
     if attributes.get("fingerprint") == header.fingerprint() and "manifest" not in attributes and journal.is_file():
-        group = zarr.open_group(store, mode="r+")
-    else:
-        if "manifest" in attributes:
-            _discard(previous)
-            store.rename(previous)
-        _discard(store)
-        journal.unlink(missing_ok=True)
-        group = zarr.create_group(store)
-        for name, (shape, dtype) in arrays.items():
-            group.create_array(
-                name,
-                shape=(count, *shape),
-                dtype=dtype,
-                chunks=(1, *shape),
-                shards=(SHARD, *shape),
-                compressors=CODEC,
-                config={"write_empty_chunks": True},
-            )
-        journal.touch()
-        group.attrs["fingerprint"] = header.fingerprint()  # last: marks the layout as complete
-    old = zarr.open_group(previous, mode="r") if previous.is_dir() else None
-    shapes_fit = old is not None and all(
-        name in old and old[name].shape[1:] == shape and old[name].dtype == np.dtype(dtype)  # type: ignore[union-attr]
-        for name, (shape, dtype) in arrays.items()
+        durable.settle(store)
+        group = zarr.open_group(durable.DurableStore(store), mode="r+")
+        if all(name in group for name in shapes) and (rows := Rows.begun(group, shapes, fill)).fits(count):
+            return rows, journal
+    durable.unlink(out)  # or it would vouch for a store that is not there
+    if "manifest" in attributes:
+        durable.discard(_previous(out))
+        durable.rename(store, _previous(out))
+    durable.discard(store)
+    write_atomic(journal, "")
+    rows = Rows.create(_create(out), shapes, fill, count)
+    rows.group.attrs["fingerprint"] = header.fingerprint()  # last: marks the layout as complete
+    return rows, journal
+
+
+def _column(items: Iterable[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(items), np.uint8).reshape(-1, DIGEST)
+
+
+def _create(out: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
+    durable.make_folder(store_of(out))  # Zarr makes it too, and does not sync it
+    return zarr.create_group(durable.DurableStore(store_of(out)), attributes=attributes)
+
+
+def _put_table(group: zarr.Group, name: str, array: np.ndarray, chunk_bytes: int | None = None) -> dict[str, Any]:
+    """Store a whole array; returns its description. chunk_bytes: about how much of it is a chunk (all)."""
+    array = np.ascontiguousarray(array)
+    length = min(len(array), chunk_bytes // max(1, array[:1].nbytes)) if chunk_bytes else len(array)
+    group.create_array(
+        name,
+        data=array,
+        chunks=(max(1, length), *array.shape[1:]),
+        compressors=CODEC,
+        config={"write_empty_chunks": True},
+        overwrite=True,
     )
-    return group, journal, old if shapes_fit else None
-
-
-def _read_journal(journal: Path) -> Iterator[dict[str, Any]]:
-    for line in journal.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # the line a kill cut short
-            return
-
-
-def row_digest(block: Mapping[str, np.ndarray], i: int) -> bytes:
-    digest = hashlib.blake2b(digest_size=DIGEST)
-    for name in sorted(block):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(block[name][i]).data)
-    return digest.digest()
-
-
-def _describe(shape: tuple[int, ...], dtype: Any, digest: str | None) -> dict[str, Any]:
-    described: dict[str, Any] = {"shape": list(shape), "dtype": str(np.dtype(dtype))}
-    return described | ({"digest": digest} if digest else {})
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "digest": sha(array.tobytes())}
 
 
 def _commit(
@@ -341,24 +373,28 @@ def _commit(
 ) -> None:
     # Descriptions of meta and arrays are the content; rows are in there through the `digest` table.
     content = sha(canonical({"arrays": arrays, "meta": meta}))
-    manifest = {**header.__dict__, "axes": axes, "meta": meta, "arrays": arrays, "digest": content}
-    text = json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n"
-    group.attrs["made"] = {
+    about = {**header.__dict__, "choices": sorted(header.choices)}
+    text = json.dumps(
+        {**about, "axes": axes, "meta": meta, "arrays": arrays, "digest": content},
+        indent=1,
+        sort_keys=True,
+        default=str,
+    )
+    made = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "host": platform.node(),
         "versions": {name: version(name) for name in ("numpy", "zarr", "torch")},
     }
-    group.attrs["manifest"] = text
-    write_atomic(out, text)
+    group.update_attributes({"made": made, "manifest": text + "\n"})
+    write_atomic(out, text + "\n")
+    _tidy(out)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what unfinished runs of a finished artifact left."""
     shutil.rmtree(part_of(out), ignore_errors=True)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that it is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    shutil.rmtree(durable.doomed(store_of(out)), ignore_errors=True)
+    durable.remove_temporaries(out)
 
 
 def attributes_of(store: Path) -> dict[str, Any]:
@@ -366,12 +402,3 @@ def attributes_of(store: Path) -> dict[str, Any]:
         return json.loads((store / "zarr.json").read_text()).get("attributes", {})
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir():
-        # Rename first: a kill during the removal must not leave half a store under its real name.
-        doomed = path.with_name(f".{path.name}.discarded")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed)

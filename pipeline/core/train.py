@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.core.cli import Job
-from pipeline.core.config import CropTraining, Training
-from pipeline.core.data import Cut, Sample
+from pipeline.core.job import Job
+from pipeline.core.loop import (
+    Checkpoint,
+    Curves,
+    Interrupted,
+    Losses,
+    ignore_stop_signals,
+    loader_workers,
+    quotients,
+    stop_signals,
+)
+from pipeline.core.steps import CropTraining, Training
 
-Losses = dict[str, torch.Tensor]
+Sample = dict[str, np.ndarray]
+Cut = Callable[[int, np.random.Generator], Sample]
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 120))
-
-
-class Interrupted(SystemExit):
-    """SIGTERM arrived and the checkpoint is saved: run the same command again to go on."""
 
 
 @dataclass(frozen=True)
@@ -83,30 +85,34 @@ def fit(
 ) -> dict[str, np.ndarray]:
     """Train a model in place on samples `cut(row, rng)` of these rows.
 
-    step returns loss terms; their sum is minimised. heads names the parameters that learn `head_lr` times faster.
+    step returns loss terms as (sum, count); the sum of their quotients is minimised. heads names the parameters that
+    learn `head_lr` times faster.
     Returns the curves: {"curve_<term>": float32 [epochs]}, means per epoch.
-    Raises FloatingPointError when a loss is not finite, Interrupted after SIGTERM.
+    Raises FloatingPointError when a loss is not finite, Interrupted after SIGTERM or SIGINT.
     """
     settings: Training = job.settings
     model.to(job.device).to(memory_format=torch.channels_last).train()
     per_epoch = max(1, len(rows) // settings.batch)
     total = max(1, round(settings.epochs * per_epoch))
     optimizer = _optimizer(model, settings, heads(model) if heads else [])
-    checkpoint = job.part / "checkpoint.pt"
-    state = _resume(checkpoint, model, optimizer, job)
+    checkpoint = Checkpoint(job.part / "checkpoint.pt", job.header.fingerprint())
+    parts = {"model": model, "optimizer": optimizer}
+    state = checkpoint.load(parts) or {"iteration": 0, "curves": None}
+    if state["iteration"]:
+        print(f"going on after iteration {state['iteration']}", flush=True)
     plan = _Plan(cut, rows, job.seed, settings.batch, state["iteration"], total)
+    workers = loader_workers(job.workers)
     loader = torch.utils.data.DataLoader(
         plan,
         min(settings.batch, len(rows)),
-        num_workers=job.workers,
+        num_workers=workers,
         collate_fn=collate or to_batch,
-        worker_init_fn=_spare_worker,
-        multiprocessing_context="fork" if job.workers else None,  # a cut is a closure and cannot be pickled
+        worker_init_fn=ignore_stop_signals,
+        multiprocessing_context="fork" if workers else None,  # a cut is a closure and cannot be pickled
     )
-    sums, curves = state["sums"], state["curves"]
-    board = _Board(job)
+    curves = Curves(_board(job.out), state["curves"])
     started = saved = time.monotonic()
-    with _sigterm() as stop:
+    with stop_signals() as stop:
         for iteration, batch in enumerate(loader, state["iteration"]):
             torch.manual_seed(job.seed * 1_000_003 + iteration)
             for group in optimizer.param_groups:
@@ -118,43 +124,40 @@ def fit(
                         f"{job.out}: {name} is {value} at iteration {iteration + 1} of {total}; lower lr "
                         f"(now {settings.lr}) or use --precision f32"
                     )
-                sums[name] = sums.get(name, 0.0) + value
+            curves.add(terms)
             done = iteration + 1
             if done % per_epoch == 0 or done == total:
-                count = (done - 1) % per_epoch + 1
-                for name, value in sums.items():
-                    curves.setdefault(name, []).append(value / count)
-                board.epoch(len(curves[name]), {key: value / count for key, value in sums.items()})
                 speed = (done - plan.first) * settings.batch / (time.monotonic() - started)
-                line = "  ".join(f"{key} {value / count:.4f}" for key, value in sums.items())
-                print(
-                    f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}  {line}  {speed:.1f} img/s",
-                    flush=True,
-                )
-                sums = {}
-            if stop.asked or (done < total and time.monotonic() - saved > CHECKPOINT_SECONDS):
-                _save(checkpoint, model, optimizer, job, {"iteration": done, "sums": sums, "curves": curves})
+                title = f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}"
+                curves.end_epoch(title, f"{speed:.1f} img/s")
+            # Also after the last: a kill between training and the end of the stage must not cost the training.
+            if stop.asked or done == total or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                checkpoint.save(parts, {"iteration": done, "curves": curves.state()})
                 saved = time.monotonic()
             if stop.asked:
-                board.close()
+                curves.close()
                 raise Interrupted(
-                    f"{job.out}: stopped by SIGTERM after iteration {done} of {total}; run again to go on"
+                    f"{job.out}: stopped by {stop.asked} after iteration {done} of {total}; run again to go on"
                 )
-    board.close()
-    if plan.first < total:  # a kill between training and the end of the stage must not cost the training
-        _save(checkpoint, model, optimizer, job, {"iteration": total, "sums": {}, "curves": curves})
+    curves.close()
     model.eval()
-    return {f"curve_{name}": np.asarray(values, np.float32) for name, values in curves.items()}
+    return curves.arrays()
+
+
+def _board(out: Path) -> Path:
+    """Folder of TensorBoard events: under logs/tensorboard/, beside the results folder's other logs."""
+    return Path("logs/tensorboard", *out.with_suffix("").parts[out.is_absolute() :])
 
 
 def _advance(model: nn.Module, optimizer: Any, step: Any, batch: dict[str, torch.Tensor], job: Job) -> dict[str, float]:
     batch = {name: value.to(job.device, non_blocking=True) for name, value in batch.items()}
     with autocast(job.device, job.precision):
         losses = step(model, batch)
+    terms = quotients(losses)
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
+    torch.stack(list(terms.values())).sum().backward()
     optimizer.step()
-    return {name: float(value.detach()) for name, value in losses.items()}
+    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
@@ -200,77 +203,3 @@ def _optimizer(model: nn.Module, settings: Training, heads: list[nn.Parameter]) 
             weight_decay=settings.weight_decay,
         )
     return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
-
-
-def _save(path: Path, model: nn.Module, optimizer: Any, job: Job, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "fingerprint": job.header.fingerprint(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        **state,
-    }
-    temporary = path.with_suffix(".new")
-    torch.save(content, temporary)
-    temporary.replace(path)
-
-
-def _resume(path: Path, model: nn.Module, optimizer: Any, job: Job) -> dict[str, Any]:
-    fresh: dict[str, Any] = {"iteration": 0, "sums": {}, "curves": {}}
-    if not path.is_file():
-        return fresh
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content.pop("fingerprint") != job.header.fingerprint():
-        return fresh
-    model.load_state_dict(content.pop("model"))
-    optimizer.load_state_dict(content.pop("optimizer"))
-    print(f"going on after iteration {content['iteration']}", flush=True)
-    return content
-
-
-def _spare_worker(number: int) -> None:
-    """A cluster signals every process of a job: loaders that died of it would take the run down before it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class _Stop:
-    asked = False
-
-
-@contextmanager
-def _sigterm() -> Iterator[_Stop]:
-    """Turn SIGTERM (a cluster's time limit) into a request to save and leave."""
-    stop = _Stop()
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        stop.asked = True
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Board:
-    """TensorBoard events under logs/tensorboard/, beside the results folder's other logs; optional."""
-
-    def __init__(self, job: Job):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("tensorboard is not installed: no event files", file=sys.stderr)
-            self.writer = None
-            return
-        self.writer = SummaryWriter(
-            str(Path("logs/tensorboard", *job.out.with_suffix("").parts[job.out.is_absolute() :]))
-        )
-
-    def epoch(self, number: int, values: dict[str, float]) -> None:
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, number)
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()

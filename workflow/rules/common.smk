@@ -1,29 +1,37 @@
-# Thin bridge to pipeline.core.recipe: nothing here decides anything, and nothing heavy is imported.
+# Thin bridge to pipeline.core: nothing here decides anything, and nothing heavy is imported.
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.core import recipe as recipes
-from pipeline.core.config import METHODS, ConfigError
+from pipeline.core import cards, cluster, digest, recipe as recipes, resources as costs
+from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
-from pipeline.core.sources import fingerprint
+from pipeline.core.steps import METHODS
+from pipeline.datasets.fingerprint import UNKNOWN, fingerprints, settings_of
 
 try:
     CONFIG = parse_config(config)
     NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
+    # A job's own Snakemake, on a node of a cluster, looks at no photograph: what it would find decides nothing there.
+    SCAN = fingerprints(CONFIG.data) if workflow.is_main_process else UNKNOWN
+    if not SCAN.masked:
+        for (name, _), nodes in NODES.items():
+            recipes.refuse_without_masks(name, nodes)
 except ConfigError as error:
     raise WorkflowError(f"\n{error}") from None
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
-IMAGES = f"{ROOT}/images.json"
+PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
+SITE = cluster.Site.of(workflow)
+cards.limit(workflow)  # on this machine no more GPU jobs at once than it has cards
 os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
-THREADS = 8  # of a job, at most --cores; a profile's set-threads changes it rule by rule
 
 
 wildcard_constraints:
@@ -34,9 +42,9 @@ wildcard_constraints:
 
 def made_by(method):
     """Output of a rule: the manifest of every step of this method, wherever its folder lies."""
-    names = [name for name, step in CONFIG.steps.items() if step.method == method]
-    names = sorted({*names, method} - {n for n, s in CONFIG.steps.items() if s.method != method})
-    steps = "|".join(names) or "(?!)"
+    names = {name for name, step in CONFIG.steps.items() if step.method == method}
+    names |= {method} - {name for name, step in CONFIG.steps.items() if step.method != method}
+    steps = "|".join(map(re.escape, sorted(names))) or "(?!)"
     return f"{ROOT}/{{folder,(.+/)?({steps})}}/{METHODS[method].makes}.json"
 
 
@@ -49,41 +57,39 @@ def node(folder):
 
 
 def inputs(wildcards):
-    """kind → manifest, for everything the step takes."""
+    """role → manifest, for everything the step takes; and the file of weights that a step names."""
     step = node(wildcards.folder)
-    found = {kind: f"{ROOT}/{source.file}" for kind, source in step.inputs.items()}
-    return found | ({"images": IMAGES} if "images" in step.settings.takes else {})
+    file = getattr(step.settings, "file", None)
+    return {role: f"{ROOT}/{source.file}" for role, source in step.inputs.items()} | ({"file": file} if file else {})
 
 
-def flags(wildcards):
-    """The command line after `python -m pipeline.<stage>`, but for output and threads.
+def command(wildcards):
+    """The stage's command, but for output and threads: every value in it is quoted.
 
     It takes wildcards alone: Snakemake does not rerun a job for a changed parameter that was derived from its input.
     """
     step = node(wildcards.folder)
-    parts = [f"--{kind} {shlex.quote(path)}" for kind, path in inputs(wildcards).items()]
-    parts.append(f"--settings {shlex.quote(step.settings.model_dump_json())}")
-    parts.append(f"--seed {CONFIG.seeds[0] if step.seed is None else step.seed}")
-    return " ".join([*parts, compute()])
+    words = ["python", "-m", f"pipeline.{step.settings.stage}"]
+    for role, source in step.inputs.items():
+        words += [f"--{role}", f"{ROOT}/{source.file}"]
+    words += ["--settings", step.settings.model_dump_json()]
+    words += ["--seed", str(CONFIG.seeds[0] if step.seed is None else step.seed)]
+    return shlex.join(words + (compute() if step.settings.gpu else []))
 
 
 def compute():
     c = CONFIG.compute
-    return f"--device {c.device} --precision {c.precision} --workers {c.workers}"
+    return ["--device", c.device, "--precision", c.precision, "--workers", str(c.workers)]
 
 
-def code(stage):
-    """Digest of the stage's syntax tree and of what it imports: a real edit reruns it, a comment does not."""
-    return recipes.code_digest(stage)
+def code(wildcards):
+    """Digest of the definitions that the stage can reach with these settings: a real edit there reruns the step."""
+    step = node(wildcards.folder)
+    return digest.code_digest(step.settings.stage, step.choices)
 
 
 def reports():
     return [f"{ROOT}/report/{name}-seed{seed}.html" for name, seed in NODES]
-
-
-def more(base):
-    """Memory that grows with each retry."""
-    return lambda wildcards, attempt: base * attempt
 
 
 @cache
@@ -94,17 +100,61 @@ def planned(recipe, seed):
         raise WorkflowError(f"recipe {recipe}: {error}") from None
 
 
+def metrics_of(step):
+    return f"{ROOT}/{step.folder}/{step.kind}.metrics.json" if step.scored and SCAN.masked else None
+
+
 def stages(wildcards):
     """What the report shows, in the recipe's order."""
     return [
         {
-            "step": n.name,
-            "method": n.settings.method,
-            "folder": n.folder,
-            "kind": n.kind,
-            "manifest": f"{ROOT}/{n.file}",
-            "metrics": f"{ROOT}/{n.folder}/{n.kind}.metrics.json" if n.scored else None,
-            "benchmark": f"logs/benchmark/{ROOT}/{n.folder}/{n.settings.method}.tsv",
+            "step": step.name,
+            "method": step.method,
+            "folder": step.folder,
+            "kind": step.kind,
+            "manifest": f"{ROOT}/{step.file}",
+            "inputs": {role: f"{ROOT}/{source.file}" for role, source in step.inputs.items()},
+            "metrics": metrics_of(step),
+            "benchmark": f"logs/benchmark/{ROOT}/{step.folder}/{step.method}.tsv",
         }
-        for n in planned(wildcards.recipe, int(wildcards.seed))
+        for step in planned(wildcards.recipe, int(wildcards.seed))
+        if step.settings
     ]
+
+
+def code_of_evaluate(wildcards):
+    return digest.code_digest("evaluate", node(wildcards.folder).choices)
+
+
+def code_of_page(wildcards):
+    """Of the report's code and of its template."""
+    choices = set().union(*(step.choices for step in planned(wildcards.recipe, int(wildcards.seed))))
+    template = Path(workflow.basedir, "pipeline", "report", "page.html.j2").read_bytes()
+    return digest.code_digest("report.page", choices) + hashlib.sha256(template).hexdigest()[:16]
+
+
+def on_gpu(uses):
+    """Whether a job computes on a GPU: its stage can, and `compute.device` lets it."""
+    return bool(uses) and CONFIG.compute.device != "cpu"
+
+
+def runtime(method=None):
+    """Minutes, from the size of the data and the method's settings; more with each retry."""
+
+    def minutes(wildcards, attempt, threads):
+        step = method or node(wildcards.folder).settings
+        gpu = on_gpu(getattr(step, "gpu", False))
+        return costs.minutes(step, SCAN.count, CONFIG.data.max_side, threads, gpu, attempt, SITE.max_runtime)
+
+    return minutes
+
+
+def memory(method=None):
+    """Megabytes, likewise."""
+
+    def megabytes(wildcards, attempt, threads):
+        step = method or node(wildcards.folder).settings
+        gpu = on_gpu(getattr(step, "gpu", False))
+        return costs.memory(step, CONFIG.data.max_side, threads, gpu, CONFIG.compute.workers, attempt)
+
+    return megabytes

@@ -1,43 +1,36 @@
-rule prepare:
-    """Photographs, masks and tags → images, after one pass that finds every problem."""
-    output:
-        IMAGES,
-    log:
-        f"logs/{ROOT}/images.log",
-    benchmark:
-        f"logs/benchmark/{ROOT}/images.tsv"
-    conda:
-        "../../envs/pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=more(2000),
-        runtime=60,
-    params:
-        settings=CONFIG.data.model_dump_json(),
-        files=fingerprint(CONFIG.data),
-        code=code("prepare"),
-    shell:
-        "python -m pipeline.prepare --settings {params.settings:q} --out {output} 2>&1 | tee {log}"
+# What a data set is to the recipes: photographs, tags and masks, each remade only when its own files change.
 
 
-rule saliency:
-    """Unsupervised saliency: what stands out from the image's border."""
-    input:
-        unpack(inputs),
-    output:
-        made_by("saliency"),
-    log:
-        f"logs/{ROOT}/{{folder}}/saliency.log",
-    benchmark:
-        f"logs/benchmark/{ROOT}/{{folder}}/saliency.tsv"
-    conda:
-        "../../envs/pipeline.yaml"
-    threads: THREADS
-    resources:
-        mem_mb=more(4000),
-        runtime=240,
-    params:
-        flags=flags,
-        code=code("saliency"),
-    shell:
-        "python -m pipeline.saliency {params.flags} --out {output} --threads {threads} > {log} 2>&1"
+class Whole:
+    """The `data:` block as the command is given it. Snakemake remembers texts and numbers of `params`, and no objects:
+    what makes a job run again are the settings that its artifact is made from, beside it."""
+
+    def __str__(self):
+        return CONFIG.data.model_dump_json()
+
+
+for part, path in PARTS.items():
+
+    rule:
+        name:
+            f"prepare_{part}"
+        output:
+            path,
+        log:
+            f"logs/{ROOT}/{part}.log",
+        benchmark:
+            f"logs/benchmark/{ROOT}/{part}.tsv"
+        conda:
+            "../../envs/pipeline.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory(costs.PREPARE),
+            runtime=runtime(costs.PREPARE),
+        params:
+            make=part,
+            data=Whole(),
+            settings=settings_of(CONFIG.data, part),
+            files=getattr(SCAN, part),
+            code=digest.code_digest("prepare"),
+        shell:
+            "python -m pipeline.prepare --make {params.make} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -1,33 +1,40 @@
-rule evaluate:
-    """Scores at original resolution: seeds and labels on split score, models on val."""
-    input:
-        images=IMAGES,
-        scored=f"{ROOT}/{{folder}}/{{kind}}.json",
-    output:
-        f"{ROOT}/{{folder}}/{{kind}}.metrics.json",
-    log:
-        f"logs/{ROOT}/{{folder}}/{{kind}}.metrics.log",
-    benchmark:
-        f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
-    conda:
-        "../../envs/pipeline.yaml"
-    threads: THREADS
-    resources:
-        mem_mb=more(4000),
-        runtime=240,
-    params:
-        settings=CONFIG.evaluate.model_dump_json(),
-        compute=compute(),
-        code=code("evaluate"),
-    shell:
-        "python -m pipeline.evaluate --images {input.images} --of {input.scored} --settings {params.settings:q}"
-        " {params.compute} --out {output} --threads {threads} > {log} 2>&1"
+for rule_name, kinds in {"evaluate": "seeds|labels", "evaluate_model": "model"}.items():
+
+    rule:
+        # Scores at original resolution: seeds and labels on split score, models on val.
+        name:
+            rule_name
+        input:
+            photographs=PARTS["photographs"],
+            masks=PARTS["masks"],
+            scored=f"{ROOT}/{{folder}}/{{kind}}.json",
+        output:
+            f"{ROOT}/{{folder}}/{{kind,{kinds}}}.metrics.json",
+        log:
+            f"logs/{ROOT}/{{folder}}/{{kind}}.metrics.log",
+        benchmark:
+            f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
+        conda:
+            "../../envs/pipeline.yaml"
+        threads: 8
+        resources:
+            **SITE.request(on_gpu(kinds == "model")),
+            mem_mb=memory(costs.SCORE),
+            runtime=runtime(costs.SCORE),
+        params:
+            settings=CONFIG.evaluate.model_dump_json(),
+            compute=shlex.join(compute()),
+            code=code_of_evaluate,
+        shell:
+            "python -m pipeline.evaluate --photographs {input.photographs:q} --masks {input.masks:q}"
+            " --of {input.scored:q} --settings {params.settings:q} {params.compute} --out {output:q}"
+            " --threads {threads} > {log:q} 2>&1"
 
 
 rule page:
     """The report of one recipe and seed: one HTML file."""
     input:
-        images=IMAGES,
+        data=[PARTS[part] for part in ("photographs", "tags", "masks")],
         artifacts=lambda w: [stage["manifest"] for stage in stages(w)],
         metrics=lambda w: [stage["metrics"] for stage in stages(w) if stage["metrics"]],
     output:
@@ -43,20 +50,21 @@ rule page:
         f"logs/benchmark/{ROOT}/report/{{recipe}}-seed{{seed}}.tsv"
     conda:
         "../../envs/pipeline.yaml"
-    threads: THREADS
+    threads: 8
     resources:
-        mem_mb=more(4000),
-        runtime=60,
+        **SITE.request(on_gpu(True)),
+        mem_mb=memory(costs.SCORE),
+        runtime=runtime(costs.SCORE),
     params:
         stages=lambda w: json.dumps(stages(w)),
         evaluate=CONFIG.evaluate.model_dump_json(),
+        compute=shlex.join(compute()),
         show=CONFIG.report.images,
-        code=code("report"),
-        template=hashlib.sha256((Path(workflow.basedir) / "pipeline/core/report.html.j2").read_bytes()).hexdigest()[:16],
+        code=code_of_page,
     shell:
-        "python -m pipeline.report --recipe {wildcards.recipe} --seed {wildcards.seed} --images {input.images}"
-        " --stages {params.stages:q} --evaluate {params.evaluate:q} --show {params.show} --out {output}"
-        " --threads {threads} > {log} 2>&1"
+        "python -m pipeline.report --recipe {wildcards.recipe:q} --seed {wildcards.seed} --photographs {input.data[0]:q}"
+        " --tags {input.data[1]:q} --masks {input.data[2]:q} --stages {params.stages:q} --evaluate {params.evaluate:q}"
+        " --show {params.show} {params.compute} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule verify:
@@ -68,7 +76,7 @@ rule verify:
     params:
         root=ROOT,
     shell:
-        "python -m pipeline.artifacts verify {params.root} 2>&1 | tee {log}"
+        "python -m pipeline.artifacts verify {params.root:q} 2>&1 | tee {log:q}"
 
 
 rule clean:
@@ -80,4 +88,4 @@ rule clean:
     params:
         root=ROOT,
     shell:
-        "python -m pipeline.artifacts clean {params.root} 2>&1 | tee {log}"
+        "python -m pipeline.artifacts clean {params.root:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,128 @@
+"""Has a data set changed? A cheap digest for each artifact that is made from it, which Snakemake keeps as a parameter.
+
+Names, sizes and times of pictures count, and the contents of lists: a look at 10⁶ files takes seconds. What the files
+hold is compared by pipeline/prepare.py, which a mere touch makes read them again and change nothing.
+This module must not import numpy or torch: Snakemake asks on every dry run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.config import Data
+from pipeline.datasets.files import FOREIGN, SUFFIXES
+from pipeline.datasets.layouts import LAYOUTS
+
+PICTURES = frozenset((*SUFFIXES, *FOREIGN))
+# Settings that making these reads, beside the root of the files; all else is in the inventory, and in the digests.
+READS = {"photographs": {"format", "max_side"}, "masks": {"format"}}
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """One digest each; count: photographs that are listed, to size jobs by; masked: how many masks there are."""
+
+    inventory: str
+    photographs: str
+    tags: str
+    masks: str
+    count: int
+    masked: int
+
+
+UNKNOWN = Fingerprints("", "", "", "", 0, 1)  # in a job's own Snakemake, which scans nothing
+
+
+def fingerprints(data: Data) -> Fingerprints:
+    """Digests of what each artifact of a data set is made from: one pass over the folders, no file but lists is opened.
+
+    photographs: the files and the lists. tags: what says them (tags.csv, annotations, or the masks), the classes, the
+    lists. masks: the files, the classes, the lists. inventory: everything. Where the lists depend on tags, as with
+    untagged: drop, so do all. Missing, unreadable and dangling files count as such; prepare names them.
+    """
+    trace = LAYOUTS[data.format].trace(data)
+    photographs = scan(trace.photographs, PICTURES, trace.wanted)
+    masks = scan(trace.masks, PICTURES, trace.wanted)
+    annotations = scan(trace.annotations, frozenset([".xml"]), trace.wanted)
+    kept = data.classes, data.other, data.background
+    names = [data.format, trace.drawn, data.share, texts(trace.lists), photographs.names]
+    meaning = [*names, kept, texts(trace.classes)]
+    said = [trace.tags_from, texts(trace.tags), annotations.files]
+    tags = digest([*meaning, data.untagged, said, masks.files if trace.tags_from == "masks" else None])
+    rows = [*names, tags if data.untagged == "drop" else None]
+    return Fingerprints(
+        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files]),
+        digest([*rows, data.max_side, photographs.files]),
+        tags,
+        digest([*rows, meaning, masks.files]),
+        photographs.count if trace.count is None else trace.count,
+        masks.count if trace.photographs else trace.count or 0,
+    )
+
+
+def settings_of(data: Data, make: str) -> str:
+    """JSON of the settings that making this artifact reads, so that a change of any other does not make it again."""
+    if make not in READS:
+        return data.model_dump_json()
+    block = {"root"} if data.format != "demo" else {"train", "val", "seed"}
+    return data.model_dump_json(include={**dict.fromkeys(READS[make], True), data.format: block})
+
+
+def digest(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def texts(paths: Iterable[Path]) -> list[str]:
+    """Digest of each file's content, with its name; of one that is missing, nothing."""
+    found = []
+    for path in paths:
+        try:
+            found.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            found.append(f"{path.name} {error.errno}")
+    return found
+
+
+@dataclass(frozen=True)
+class Scan:
+    names: str  # digest of the names
+    files: str  # of names, sizes and times
+    count: int
+
+
+def scan(folder: Path | None, suffixes: frozenset[str], wanted: frozenset[str] | None) -> Scan:
+    """Look at the files of a folder that have one of these suffixes and, if given, a wanted name. Their order, which
+    differs between file systems, does not count: each name's hash is summed, and summed weighted by size and time."""
+    names = files = count = 0
+    try:
+        entries = os.scandir(folder) if folder is not None else None
+    except OSError:
+        entries = None
+    if entries is None:
+        return Scan("", "", 0)
+    with entries:
+        for entry in entries:  # a million times: each microsecond counts
+            name = entry.name
+            dot = name.rfind(".")
+            if name[dot:].lower() not in suffixes or (wanted is not None and name[:dot] not in wanted):
+                continue
+            try:
+                if dot < 1 or entry.is_dir():
+                    continue
+                about = entry.stat()
+                weight = about.st_mtime_ns << 64 | about.st_size
+            except OSError:  # a dangling link
+                weight = 0
+            raw = name.encode("utf-8", "surrogateescape")
+            hashed = int.from_bytes(hashlib.blake2b(raw, digest_size=16).digest(), "big")
+            names += hashed
+            files += hashed * (weight + 1)
+            count += 1
+    return Scan(f"{names:x}", f"{files:x}", count)

@@ -1,0 +1,56 @@
+"""The table of layouts: how each is read, and which files decide it. Another layout is one module and one line here.
+
+No numpy, no torch: Snakemake asks on every dry run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.core.config import Data
+from pipeline.datasets import demo, folder, voc
+from pipeline.datasets.source import Drawn, Source, Trace, thin
+
+
+class Layout(NamedTuple):
+    source: Callable[[Data], Source]
+    trace: Callable[[Data], Trace]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "demo": Layout(demo.source, demo.trace),
+    "voc": Layout(voc.source, voc.trace),
+    "folder": Layout(folder.source, folder.trace),
+}
+
+
+def read_source(data: Data) -> Source:
+    """The data set these settings describe, reduced to data.share of its training images."""
+    source = LAYOUTS[data.format].source(data)
+    return thin(source, data.share) if data.share < 1 and source.splits else source
+
+
+def root_of(data: Data) -> Path | None:
+    """The folder a data set lies in; the built-in one lies in none."""
+    return getattr(getattr(data, data.format), "root", None)
+
+
+def place(file: Path | Drawn | None, root: Path | None) -> str:
+    """A file as the inventory notes it: its path below the root, '' for none."""
+    if file is None:
+        return ""
+    if isinstance(file, tuple):
+        return "{}/{}".format(*file)
+    return file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else file.as_posix()
+
+
+def at(place: str, root: Path | None) -> Path | Drawn | None:
+    """The file behind a note of the inventory."""
+    if not place:
+        return None
+    if root is None:
+        seed, index = map(int, place.split("/"))
+        return seed, index
+    return root / place

@@ -1,0 +1,206 @@
+"""One look at every photograph and mask of a data set, and what is wrong with it as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.store import DIGEST
+from pipeline.datasets import pictures
+from pipeline.datasets.classes import REFUSED, Classes
+from pipeline.datasets.pictures import Size, Unusable, by
+from pipeline.datasets.source import Drawn, Picture, Source, with_train
+from pipeline.kinds.photographs import too_narrow
+from pipeline.kinds.pixels import VOID
+
+NO_MASK = bytes(DIGEST)
+Content = bytes | Drawn  # of a file
+
+
+@dataclass
+class Look:
+    """What was found of each picture, by id: digests of what its files hold, its key (what the look depends on), its
+    upright size, and the classes that are in its mask. Sizes are missing where a file could not be used."""
+
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+    drawn: dict[str, set[int]] = field(default_factory=dict)
+
+
+# What an earlier look found: key → size, and the classes in the mask where the tags come from there.
+Known = Mapping[bytes, tuple[Size, set[int]]]
+
+
+def look(source: Source, classes: Classes, max_side: int, known: Known, code: str) -> Look:
+    """Look at every picture; findings go to source.problems. Files that are known are read and not decoded.
+
+    Pictures that cannot be read leave the source.
+    """
+    found, seen, old = Look(), set[int](), 0
+    meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
+    common = repr((code, meaning, max_side)).encode()
+    for picture in source.pictures:
+        try:
+            photograph = content(picture.image)
+            mask = None if picture.mask is None else content(picture.mask)
+        except OSError as error:
+            source.problems.append(unreadable(error))
+            continue
+        both = digest(photograph), NO_MASK if mask is None else digest(mask)
+        found.digests[picture.id] = both
+        key = found.keys[picture.id] = hashlib.blake2b(common + b"".join(both), digest_size=DIGEST).digest()
+        if key in known:
+            old += 1
+            found.sizes[picture.id], found.drawn[picture.id] = known[key]
+            continue
+        file: object = picture.image
+        try:
+            size = size_of(photograph)
+            if reason := too_narrow(size, max_side):
+                raise Unusable(f"is {by(size)}, {reason}, crop it")
+            found.sizes[picture.id], file = size, picture.mask
+            if mask is not None:
+                values, problems = look_at_mask(picture, mask, size, classes)
+                source.problems += problems
+                seen |= values
+                found.drawn[picture.id] = classes.ids(values)
+            else:
+                found.drawn[picture.id] = set()
+        except Unusable as error:
+            source.problems.append(f"{file}: {error}")
+        except Exception as error:  # decoders raise almost anything at damaged bytes
+            source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
+    source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
+    if seen == {0, VOID} and classes.background == 0 and not old:
+        source.problems.append(
+            "masks: all hold 0 and 255 alone, and 255 means void; write class numbers, 1 for the first class"
+        )
+    return found
+
+
+def look_at_mask(picture: Picture, mask: Content, size: Size, classes: Classes) -> tuple[set[int], list[str]]:
+    """The values in a mask, and what is wrong with it."""
+    values, problems, known = mask_values(mask), list[str](), classes.known
+    if values.shape != size:
+        remedy = (
+            "it fits the photograph before its EXIF rotation; turn it"
+            if values.shape == size[::-1]
+            else "export it again"
+        )
+        problems.append(
+            f"{picture.mask}: {by(values.shape)} mask for a {by(size)} photograph ({picture.image}); {remedy}"
+        )
+    seen = np.unique(values) if values.dtype == np.int32 else np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    inside = seen[(seen >= 0) & (seen <= VOID)]
+    refused = [*seen[(seen < 0) | (seen > VOID)].tolist(), *inside[classes.values[inside] == REFUSED].tolist()]
+    if refused:
+        objects = range(classes.first, len(known))
+        names = ", ".join(f"{v} ({known[v]})" if v in objects else str(v) for v in refused[:5])
+        remedy = "set data.other" if all(v in objects for v in refused) else "correct it or classes.txt"
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        problems.append(f"{picture.mask}: values {names}{more}; 0 to {len(known) - 1} and 255 can be used; {remedy}")
+    return set(inside.tolist()), problems
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+@cache
+def _composer() -> Callable[[int, int], tuple[np.ndarray, np.ndarray, list[str]]]:
+    from pipeline.datasets import collage  # scikit-image and scipy, which files do not need
+
+    return lru_cache(maxsize=256)(collage.compose)  # photograph and mask are asked for one after the other
+
+
+def content(file: Path | Drawn) -> Content:
+    return file.read_bytes() if isinstance(file, Path) else file
+
+
+def digest(content: Content) -> bytes:
+    return hashlib.blake2b(
+        content if isinstance(content, bytes) else repr(content).encode(), digest_size=DIGEST
+    ).digest()
+
+
+def photograph(content: Content) -> np.ndarray:
+    """uint8 [h,w,3], upright."""
+    return pictures.read_photograph(content) if isinstance(content, bytes) else _composer()(*content)[0]
+
+
+def size_of(content: Content) -> Size:
+    """Of the upright photograph, after decoding all of it."""
+    if isinstance(content, bytes):
+        return pictures.look_at_photograph(content)
+    height, width = mask_values(content).shape
+    return height, width
+
+
+def mask_values(content: Content) -> np.ndarray:
+    """uint8 or int32 [h,w]."""
+    return pictures.read_mask(content) if isinstance(content, bytes) else _composer()(*content)[1]
+
+
+def unreadable(error: OSError) -> str:
+    remedy = "mend the link, or remove it" if isinstance(error, FileNotFoundError) else "check its permissions"
+    return f"{error.filename}: cannot be read ({error.strerror}); {remedy}"
+
+
+# ---------------------------------------------------------------------------------------------------- consistency
+
+
+def leaks(source: Source, found: Look) -> Iterator[str]:
+    """Photographs of the validation list that are, byte for byte, in the training list under another name."""
+    files = {picture.id: picture.image for picture in source.pictures}
+    digests = {name: both[0] for name, both in found.digests.items()}
+    train = {digests[name]: name for name in source.splits["train"] if name in digests}
+    for name in source.splits["val"]:
+        twin = train.get(digests[name]) if name in digests else None
+        if twin and twin != name:
+            yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
+
+
+def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], share: float) -> Iterator[str]:
+    """Training images without a tag, and classes without a training image. Silent where no image has any, for a cause
+    that was found already, as an unreadable tags.csv."""
+    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
+    files = {picture.id: picture.image for picture in source.pictures}
+    train = [name for name in source.splits["train"] if name in files]
+    if source.problems and not any(tags.get(name) for name in train):
+        return
+    for name in train:
+        if tags.get(name) == set():
+            remedy = "tag it, remove it from the training list, or set data.untagged: drop"
+            yield f"{files[name]}: no class in {where}; {remedy}"
+    counts = Counter(number for name in train for number in tags.get(name, ()))
+    for number, name in list(enumerate(classes.names))[classes.first :]:
+        if not counts[number] and name in classes.known:
+            remedy = "add some, or leave it out with data.classes"
+            if share < 1:
+                remedy = f"data.share {share:g} keeps {len(train)} training images; raise it, or " + remedy
+            yield f"class '{name}': no training image has this tag; {remedy}"
+
+
+def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
+    """The data set without the training images that have no tag."""
+    train, score = ([name for name in source.splits[split] if tags.get(name)] for split in ("train", "score"))
+    print(f"{len(source.splits['train']) - len(train)} training photographs without a tag left out", flush=True)
+    return with_train(source, train, score)
+
+
+def count(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> dict[str, Any]:
+    """Photographs and masks of each split, and training images of each class."""
+    masked = {picture.id for picture in source.pictures if picture.mask is not None}
+    tagged = Counter(number for name in source.splits["train"] for number in tags[name])
+    return {
+        **{split: len(listed) for split, listed in source.splits.items()},
+        "with_mask": {split: len(masked.intersection(listed)) for split, listed in source.splits.items()},
+        "tags": {name: tagged[i] for i, name in enumerate(classes.names) if i != classes.background},
+    }

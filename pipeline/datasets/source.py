@@ -1,0 +1,133 @@
+"""What a data set consists of: photographs, masks, lists, class names and tags, without a single pixel.
+
+Each layout has one module with two functions: `source` reads what is said about the photographs, `trace` says which
+files decide it, for a cheap look at whether anything has changed. Bad data raises nothing here: every finding becomes a
+line in `problems` (file: what; what to do), so that all of them can be reported at once.
+
+Nothing that `trace` needs may import numpy or torch: Snakemake asks on every dry run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+SPLITS = ("train", "val", "score")
+Lists = Mapping[str, list[str]]
+Drawn = tuple[int, int]  # (seed, index) of a built-in picture, in place of its file
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One photograph and what is said about it."""
+
+    id: str
+    image: Path | Drawn
+    mask: Path | Drawn | None = None
+    tags: tuple[str, ...] | None = None  # None: the classes in the mask
+
+
+@dataclass
+class Source:
+    """A data set without its pixels. `classes` are the names of mask values 0, 1, ...; splits name pictures."""
+
+    classes: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    tags_from: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The files that decide a data set, to be looked at by name, size and time. Any of them may be missing."""
+
+    drawn: tuple[object, ...] = ()  # settings that decide which photographs are in which split
+    lists: tuple[Path, ...] = ()
+    classes: tuple[Path, ...] = ()  # that say what the classes are
+    tags: tuple[Path, ...] = ()
+    photographs: Path | None = None  # folders
+    masks: Path | None = None
+    annotations: Path | None = None
+    tags_from: str = ""
+    wanted: frozenset[str] | None = None  # names of the pictures that count; None: all in the folders
+    count: int | None = None  # of photographs; None: those in the folder
+
+
+def fill_splits(given: Lists, ids: list[str], val_share: float, seed: int) -> dict[str, list[str]]:
+    """The lists that are there; a missing train or val is what the other leaves; without both, a seeded draw.
+
+    A photograph's side of the draw depends on its name and the seed alone: adding others does not move it.
+    """
+    splits = dict(given)
+    if "train" not in given and "val" not in given:
+        draw = {name: hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids}
+        limit = int(val_share * 2**64).to_bytes(8, "big")
+        splits["val"] = [name for name in ids if draw[name] < limit] or sorted(ids, key=draw.__getitem__)[:1]
+    for split, other in (("train", "val"), ("val", "train")):
+        if split not in splits:
+            taken = set(splits[other])
+            splits[split] = [name for name in ids if name not in taken]
+    splits.setdefault("score", splits["train"])
+    return splits
+
+
+def thin(source: Source, share: float) -> Source:
+    """The same data set with a share of its training images, and all of those that a list of its own scores.
+
+    A photograph stays or goes by its name alone, as in `fill_splits`.
+    """
+    limit = int(share * 2**64).to_bytes(8, "big")
+    scored = source.splits["score"]
+    keep = set() if scored == source.splits["train"] else set(scored)
+    train = [
+        name
+        for name in source.splits["train"]
+        if name in keep or hashlib.sha256(f"share {name}".encode()).digest() < limit
+    ]
+    return with_train(source, train, scored if keep else train)
+
+
+def with_train(source: Source, train: list[str], score: list[str]) -> Source:
+    """The same data set with these lists, and no pictures but theirs and the validation list's."""
+    splits = {**source.splits, "train": train, "score": score}
+    left = {*train, *splits["val"]}
+    return replace(source, splits=splits, pictures=[picture for picture in source.pictures if picture.id in left])
+
+
+def assemble(
+    source: Source,
+    where: Mapping[str, str],
+    photographs: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    tags: Mapping[str, tuple[str, ...]] | None,
+) -> Source:
+    """Check the lists against the photographs and each other; add the pictures, in the order train, val."""
+    train, found = set(source.splits["train"]), source.problems
+    shared = source.splits["score"] is source.splits["train"]
+    for split in SPLITS[: 2 if shared else 3]:
+        names = source.splits[split]
+        if not names and Path(where[split]).suffix != ".txt":
+            found.append(f"{where[split]}: empty; add photographs, or write the list in splits/{split}.txt")
+        found += [
+            f"{where[split]}: '{name}' has no photograph; remove it from the list or add the file"
+            for name in names
+            if name not in photographs
+        ]
+    found += [
+        f"{where['val']}: '{name}' is in {where['train']} too; keep one"
+        for name in source.splits["val"]
+        if name in train
+    ]
+    found += [
+        f"{where['score']}: '{name}' is not a training image; label quality is scored on those, so remove it"
+        for name in source.splits["score"]
+        if name not in train
+    ]
+    ids = [name for name in dict.fromkeys([*source.splits["train"], *source.splits["val"]]) if name in photographs]
+    source.pictures = [
+        Picture(name, photographs[name], masks.get(name), None if tags is None else tags.get(name, ())) for name in ids
+    ]
+    return source

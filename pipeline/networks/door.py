@@ -1,0 +1,207 @@
+"""One door from a model to its masks.
+
+`open_network` gives an object that takes photographs and the classes possible in them, whatever method made the model.
+`refined_probabilities` and `predict_labels` go from one photograph to what is scored, shown, trained on and written:
+everybody uses them, so what the report shows is what was scored.
+
+Legend: B photographs of one size, C classes, K of them possible, h x w the photograph in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.core.store import Artifact, ArtifactError
+from pipeline.core.train import autocast
+from pipeline.kernels.densecrf import DeepLabKernels, dense_crf
+from pipeline.kinds.classes import background, names
+from pipeline.networks.pictures import resized, to_tensor
+from pipeline.networks.segmenter import Segmenter, load_segmenter
+from pipeline.networks.states import for_inference
+
+SMALLEST = 32  # pixels; below it the coarsest feature map would be empty
+BAND_BYTES = 2**27
+
+
+class Network(Protocol):
+    """A model opened for use. background: a class id, None where there is none. max_side: of its training
+    photographs, in pixels, None where unknown."""
+
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def background(self) -> int | None: ...
+    @property
+    def max_side(self) -> int | None: ...
+    @property
+    def device(self) -> str: ...
+
+    def probabilities(self, rgb: np.ndarray | Tensor, possible: np.ndarray | Tensor | None = None) -> Tensor:
+        """Photographs of one size, uint8 [B,h,w,3] (array) or [B,3,h,w] (tensor) → float32 [B,C,h,w] on the device.
+
+        possible: bool [B,C]; the others get 0 and the rest is divided by its sum. None: all are possible.
+        Raises ValueError for other dtypes or shapes.
+        """
+
+
+@dataclass(frozen=True)
+class SegmenterNetwork:
+    """A `Segmenter` behind the door: softmax averaged over scales and mirror images."""
+
+    model: Segmenter
+    classes: list[str]
+    background: int | None
+    max_side: int | None
+    device: str
+    precision: str
+    scales: Sequence[float]
+    flip: bool
+
+    def probabilities(self, rgb: np.ndarray | Tensor, possible: np.ndarray | Tensor | None = None) -> Tensor:
+        photographs = batch_of(rgb).to(self.device)
+        size = photographs.shape[2:]
+        total = None
+        with torch.no_grad():
+            for scale in self.scales:
+                x = resized(photographs, *(max(SMALLEST, round(side * scale)) for side in size))
+                for mirrored in (False, True) if self.flip else (False,):  # one after the other: half the memory
+                    with autocast(self.device, self.precision):
+                        logits = self.model(x.flip(3) if mirrored else x)
+                    scores = F.interpolate(logits.float().softmax(1), size, mode="bilinear", align_corners=False)
+                    scores = scores.flip(3) if mirrored else scores
+                    total = scores if total is None else total + scores
+            if total is None:
+                raise ValueError("scales is empty; at least one expected")
+            return gated(total / (len(self.scales) * (1 + self.flip)), possible)
+
+
+def batch_of(rgb: np.ndarray | Tensor) -> Tensor:
+    """Photographs as `Network.probabilities` takes them → uint8 [B,3,h,w]. Raises ValueError for anything else."""
+    x = to_tensor(rgb) if isinstance(rgb, np.ndarray) and rgb.ndim == 4 else torch.as_tensor(rgb)
+    if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(
+            f"photographs {rgb.dtype} {list(rgb.shape)} found; uint8 [B,h,w,3] as an array or [B,3,h,w] as a tensor "
+            "expected, 0 to 255"
+        )
+    return x
+
+
+def gated(scores: Tensor, possible: np.ndarray | Tensor | None) -> Tensor:
+    """Scores [B,C,h,w] with 0 for impossible classes, the rest divided by its sum. possible: bool [B,C] or None."""
+    if possible is None:
+        return scores
+    mask = torch.as_tensor(possible)
+    if mask.dtype != torch.bool or mask.shape != scores.shape[:2]:
+        raise ValueError(
+            f"possible classes {mask.dtype} {list(mask.shape)} found; bool {list(scores.shape[:2])} expected"
+        )
+    if bool(mask.all()):
+        return scores
+    if not bool(mask.any(1).all()):
+        raise ValueError("possible classes: a photograph without any; at least one each expected")
+    scores = scores * mask.to(scores.device)[:, :, None, None]
+    total = scores[:, 0].clone()  # one after the other: the same sum however many classes are impossible
+    for k in range(1, scores.shape[1]):
+        total += scores[:, k]
+    return scores / total.clamp(min=1e-6)[:, None]
+
+
+def open_segmenter(artifact: Artifact, device: str, precision: str, scales: Sequence[float], flip: bool) -> Network:
+    model = for_inference(load_segmenter(artifact), device)
+    side = artifact.meta.get("max_side")
+    return SegmenterNetwork(model, names(artifact), background(artifact), side, device, precision, tuple(scales), flip)
+
+
+# By the method that made the model. A literal, so that a stage's code digest follows the methods by name.
+DOORS: dict[str, Callable[[Artifact, str, str, Sequence[float], bool], Network]] = {"segment": open_segmenter}
+
+
+def open_network(
+    artifact: Artifact,
+    device: str = "cpu",
+    precision: str = "f32",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Network:
+    """A `model` artifact, ready to use. scales, flip: what its probabilities are averaged over.
+
+    Raises ArtifactError when it is no model, or one of a method that has no door.
+    """
+    if artifact.kind != "model":
+        raise ArtifactError(f"{artifact.path}: this is {artifact.kind}, a model is expected")
+    method = artifact.manifest["settings"].get("method")
+    if method not in DOORS:
+        raise ArtifactError(
+            f"{artifact.path}: made by method '{method}'; models of {', '.join(DOORS)} can be opened. "
+            "Was it made by a later version?"
+        )
+    return DOORS[method](artifact, device, precision, scales, flip)
+
+
+# ------------------------------------------------------------------------- from a photograph to its label map
+
+
+def refined_probabilities(
+    network: Network, rgb: np.ndarray, possible: np.ndarray | None = None, crf: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """One photograph uint8 [h,w,3] → ids of its possible classes, int64 [K], and their probabilities, float32 [K,h,w].
+
+    possible: bool [C], None: all. crf: refined by the dense CRF of DeepLab-v2.
+    """
+    mask = None if possible is None else np.asarray(possible)[None]
+    scores = network.probabilities(rgb[None], mask)[0]
+    ids = np.arange(len(scores)) if possible is None else np.flatnonzero(possible)
+    chosen = scores.cpu().numpy()
+    chosen = chosen if len(ids) == len(chosen) else chosen[ids]
+    return ids, refine(rgb, chosen) if crf else chosen
+
+
+def refine(rgb: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The CRF that `crf: true` means for a network: uint8 [h,w,3] and float32 [K,h,w] → float32 [K,h,w]."""
+    return dense_crf(rgb, probabilities, DeepLabKernels())
+
+
+def predict_labels(
+    network: Network,
+    rgb: np.ndarray,
+    size: tuple[int, int],
+    possible: np.ndarray | None = None,
+    crf: bool = False,
+) -> np.ndarray:
+    """The label map of one photograph, class ids uint8 [height,width] at `size`.
+
+    rgb: uint8 [h,w,3], as stored: the CRF runs at that size. size: where the labels are wanted, e.g. the original's.
+    possible: bool [C], None: all.
+    """
+    if crf:
+        ids, scores = refined_probabilities(network, rgb, possible, crf=True)
+        return ids.astype(np.uint8)[labels_of(torch.from_numpy(scores), *size)]
+    mask = None if possible is None else np.asarray(possible)[None]
+    return labels_of(network.probabilities(rgb[None], mask)[0], *size)
+
+
+def labels_of(scores: Tensor, height: int, width: int) -> np.ndarray:
+    """Scores float32 [C,h,w] → labels uint8 [height,width]: bilinear, then argmax, on the scores' device.
+
+    Done in bands of rows: the scores of a 12-megapixel photograph would not fit into memory.
+    """
+    classes, h, _ = scores.shape
+    out = np.empty((height, width), np.uint8)
+    at = np.clip((np.arange(height) + 0.5) * h / height - 0.5, 0, h - 1)
+    top = at.astype(np.int64)
+    bottom, share = np.minimum(top + 1, h - 1), (at - top).astype(np.float32)[:, None]
+    upper, lower, part = (torch.from_numpy(values).to(scores.device) for values in (top, bottom, share))
+    band = max(1, BAND_BYTES // (4 * classes * width))
+    for start in range(0, height, band):
+        rows = slice(start, start + band)
+        mixed = scores[:, upper[rows]] * (1 - part[rows]) + scores[:, lower[rows]] * part[rows]
+        wide = F.interpolate(mixed, width, mode="linear", align_corners=False)
+        out[rows] = wide.argmax(0).byte().cpu().numpy()
+    return out

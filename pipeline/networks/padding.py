@@ -1,0 +1,135 @@
+"""Where layers pad, and how strides are undone without moving the map.
+
+A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two: torchvision's padding puts
+it half a cell to the left (and above), TensorFlow's 'same' padding, on an even side, half a cell to the right. A
+network that is trained so learns to look back by as much, or its border cells would see too little: EfficientNet-Lite0
+as released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a
+dilation and the layer is padded evenly, as is usual, its window moves to the middle and what was learnt stays: maps
+shift by half a cell of the undone stride, 8 pixels where 32 became 16, 12 where it became 8. So an undone layer must
+keep its window where it stood. docs/results/foundation.md has the measured shifts, benchmarks/shift.py takes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.networks.trunk import Backbone
+
+
+class PlacedConv2d(nn.Conv2d):
+    """Convolution that may pad unevenly. start: cells padded before the input (negative: dropped), None: as usual.
+
+    Cells padded after it follow from the size of the output, ceil(side / stride).
+    """
+
+    start: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.start is None else self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        pads = padding(x, self.kernel_size, self.stride, self.dilation, self.start)
+        if pads[0] != pads[1] or pads[2] != pads[3]:
+            x, pads = F.pad(x, pads), [0, 0, 0, 0]
+        return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
+
+
+class SameConv2d(PlacedConv2d):
+    """Convolution with TensorFlow's 'same' padding, which puts the odd pixel at the end; the weights expect that.
+
+    Trained on a CPU under bf16 autocast, kernels wider than one pixel stay in float32: oneDNN's bf16 gradients of
+    strided and dilated depthwise convolutions are slow (EfficientNet-Lite0 at 160 px, two cores with AVX512-BF16:
+    37 to 45 images/s this way, 28 all bf16, 31 to 33 all float32).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide, trained = self.kernel_size[0] > 1, torch.is_grad_enabled()
+        if wide and trained and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.float())
+        return self._convolve(x)
+
+
+class PlacedMaxPool2d(nn.MaxPool2d):
+    """Maximum over 3x3, stride 2, whose windows begin at the cells they stand for, not one before; of x >= 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(x, padding(x, (3, 3), (2, 2), (1, 1), 0)), 3, 2)
+
+
+def padding(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    start: int | None,
+) -> list[int]:
+    """[left, right, top, bottom] for an output of ceil(side / stride). start None: TensorFlow's 'same'."""
+    pads: list[int] = []
+    for size, k, s, d in zip(x.shape[:1:-1], kernel[::-1], stride[::-1], dilation[::-1], strict=True):
+        total = (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size
+        first = max(total, 0) // 2 if start is None else start
+        pads += [first, max(total, 0) - first if start is None else total - first]
+    return pads
+
+
+def undo_strides(net: Backbone, limit: int) -> Backbone:
+    """Replace the striding of late stages by dilation until the output stride is `limit` (Chen et al. 2017).
+
+    With `net.padding` 'aligned', maps lie where those of the strided network lie, to the pixel; 'legacy' pads evenly,
+    which is what networks trained before the change expect.
+    """
+    stride, dilation = 1, 1
+    last: list[nn.Conv2d] = []  # of the layers that keep their stride: one, and its shortcut
+    for stage in net.stages:
+        spatial = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d) and _pair(m.stride)[0] == 2]
+        factor = 2 if spatial else 1  # a stage strides once; a second strided layer is its shortcut
+        undone = stride * factor > limit
+        if not undone:
+            stride *= factor
+            last = [m for m in spatial if isinstance(m, nn.Conv2d)] or last
+        wanted = dilation * factor if undone else dilation
+        for module in stage.modules():
+            if isinstance(module, nn.Conv2d):
+                strided = module in spatial
+                # The layer that used to stride still sees its input at the old spacing.
+                rate = dilation if strided else wanted
+                if strided and undone:
+                    module.stride = (1, 1)
+                    if net.padding == "aligned":
+                        _keep_place(module, rate, last)
+                if module.kernel_size[0] > 1 and rate > 1:
+                    module.dilation = (rate, rate)
+                    if not isinstance(module, SameConv2d):
+                        module.padding = (rate * (module.kernel_size[0] // 2),) * 2
+        dilation = wanted
+    return net
+
+
+def _keep_place(layer: nn.Conv2d, rate: int, last: Sequence[nn.Conv2d]) -> None:
+    """Pad a layer whose stride is undone such that its window stays half a cell of the old spacing off the middle.
+
+    At a rate of 1 that would be between two cells. The window then goes a whole cell, and the last layer that keeps
+    its stride takes half of that back: its own window changes sides.
+    """
+    right = isinstance(layer, SameConv2d)  # the side on which windows stand
+    _place(layer, rate * (layer.kernel_size[0] // 2) - max(1, rate // 2) * (1 if right else -1))
+    if rate == 1:
+        for strided in last:
+            _place(strided, strided.kernel_size[0] // 2 - (0 if right else 1))
+
+
+def _place(layer: nn.Conv2d, start: int) -> None:
+    if not isinstance(layer, PlacedConv2d):
+        layer.__class__ = PlacedConv2d  # torchvision's own layer from here on pads otherwise; all else about it stays
+    assert isinstance(layer, PlacedConv2d)
+    layer.start = start
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value, value)

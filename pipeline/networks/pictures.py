@@ -1,0 +1,31 @@
+"""Photographs as tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_tensor(rgb: np.ndarray) -> Tensor:
+    """uint8 [...,h,w,3] → uint8 [...,3,h,w]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(rgb, -1, -3)))
+
+
+def resized(x: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [B,3,h,w] → uint8 [B,3,height,width], bilinear with antialiasing, on the tensor's device."""
+    if x.shape[2:] == (height, width):
+        return x
+    if x.device.type == "cpu":
+        small = F.interpolate(
+            x.contiguous(memory_format=torch.channels_last),
+            (height, width),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        )
+        return small.contiguous()
+    # No other device resizes bytes.
+    small = F.interpolate(x.float(), (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return small.round().clamp(0, 255).byte()

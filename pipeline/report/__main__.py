@@ -1,0 +1,3 @@
+from pipeline.report.page import main
+
+main()

@@ -1,0 +1,254 @@
+"""One HTML page that shows a run: its scores, its pictures, its curves, its settings and what it cost.
+
+The page needs no network and no other file. Every number says its split (score = training images with masks, on which
+label quality is measured; val = what the final network is measured on) and its stage.
+
+Reads: photographs, tags, masks, every artifact of a recipe; their metrics and Snakemake's benchmark tables, if any.
+Writes: one .html. Cost: inference on a few validation images; for each triplet step, features of at most 300 patches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from pipeline.core import cli, metrics, show, store
+from pipeline.core.config import Evaluate, parse_block
+from pipeline.core.steps import DATA
+from pipeline.kinds import classes, masks, photographs, tags
+from pipeline.report import charts, embedding, facts
+from pipeline.report.dataset import Dataset
+from pipeline.report.gallery import Album, Strip, contact_sheet, spread, thumbnail_side
+from pipeline.report.ladder import Score, Stage, read_stages, scores_of
+
+PATCHES = 300  # in an embedding map
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+PICTURES = {"saliency": 1, "seeds": 2, "labels": 1, "soft": 2, "model": 2}  # of one photograph, by kind
+
+
+def ladder_chart(scores: Sequence[Score]) -> str:
+    rungs = []
+    for main in (score for score in scores if score.look == "main" and not score.empty):
+        best = [s for s in scores if s.look == "best" and s.stage is main.stage and s.split == main.split]
+        marks = [charts.Mark(main.miou, f"mIoU on split {main.split} ({main.what})")]
+        marks += [charts.Mark(s.miou, f"mIoU on split {s.split} ({s.what})", "best") for s in best]
+        if main.coverage < 0.9995:
+            text = f"mIoU of the labelled pixels alone, split {main.split}"
+            marks.append(charts.Mark(main.miou_labelled, text, "only"))
+        rungs.append(
+            charts.Rung(main.stage.name, f"{main.what.split(',')[0]} · {main.coverage:.0%}", main.split, marks)
+        )
+    return charts.ladder(rungs, {"score": "split score · training images with masks", "val": "split val"})
+
+
+def threshold_chart(stages: Sequence[Stage]) -> str:
+    """mIoU of the seeds at every threshold."""
+    series = []
+    for stage in stages:
+        if stage.kind == "seeds" and stage.metrics is not None:
+            levels, none = stage.metrics.meta["thresholds"], classes.background(stage.metrics)
+            pairs = zip(levels, stage.metrics.read("confusion")[0], strict=True)
+            numeric = [(t, metrics.miou(m, background=none)) for t, m in pairs if isinstance(t, int | float)]
+            series.append(charts.Line(stage.name, [t for t, _ in numeric], [value for _, value in numeric]))
+    return charts.lines(series, "threshold t", percent=True, width=520, height=240) if series else ""
+
+
+def class_table(scores: Sequence[Score]) -> list[list[float]]:
+    """IoU of every class (row) for the main score of every stage (column); NaN where a class is absent."""
+    return np.stack([score.iou for score in scores], 1).tolist() if scores else []
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def predictor(
+    data: Dataset, model: store.Artifact, settings: Evaluate, device: str, precision: str
+) -> Callable[[int], np.ndarray]:
+    """Row → label map of a model as it was scored, at the true mask's size; without a mask at the photograph's."""
+    from pipeline.networks.door import open_network, predict_labels  # a page without a model need not wait for it
+
+    network = open_network(model, device, precision, settings.scales, settings.flip)
+
+    def predict(i: int) -> np.ndarray:
+        rgb, truth = photographs.image(data.photographs, i), data.truth(i)
+        height, width = rgb.shape[:2] if truth is None else truth.shape
+        return predict_labels(network, rgb, (height, width), crf=settings.crf)
+
+    return predict
+
+
+def choose_images(data: Dataset, stages: Sequence[Stage], split: str, count: int) -> list[int]:
+    """Images to show: of this split, with masks if any has one, and covered by the labels if any is."""
+    rows = photographs.split(data.photographs, split)
+    conditions = [masks.has_mask(data.masks)]
+    if split != "val":
+        conditions += [stage.artifact.read("covered") for stage in stages if stage.kind in ("labels", "soft")]
+    for condition in conditions:
+        rows = rows[condition[rows]] if condition[rows].any() else rows
+    return spread(tags.tags(data.tags), rows, count)
+
+
+def galleries(
+    data: Dataset, stages: Sequence[Stage], count: int, predictors: dict[str, Callable[[int], np.ndarray]]
+) -> dict[str, list[Strip]]:
+    """Strips of training images through every stage, and of validation images through every model."""
+    album = Album(data, thumbnail_side(count * (4 + sum(PICTURES.get(stage.kind, 0) for stage in stages))))
+    draw = {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+    makers = [draw[stage.kind](stage.artifact, stage.name) for stage in stages if stage.kind in draw]
+    split = "score" if len(photographs.split(data.photographs, "score")) else "train"
+    train = choose_images(data, stages, split, count) if makers else []
+    val = choose_images(data, stages, "val", count) if predictors else []
+    models = [album.predictions(predict, name) for name, predict in predictors.items()]
+    return {"train": album.strips(train, makers), "val": album.strips(val, models)}
+
+
+def embedding_maps(data: Dataset, stages: Sequence[Stage], device: str, precision: str) -> list[dict[str, Any]]:
+    """For every triplet step: bank patches in the feature space before and after it."""
+    maps = []
+    for after in (stage for stage in stages if stage.method == "triplet"):
+        source, before = after.parent("patches", stages), after.parent("weights", stages)
+        if source is None or before is None:
+            continue
+        from pipeline.networks.backbones import load_backbone  # see `predictor`
+
+        bank = source.artifact
+        rows = embedding.choose_patches(bank, PATCHES)
+        ids, sources = bank.read("class")[rows], bank.read("image")[rows]
+        patches = embedding.patch_images(data.photographs, bank, rows, bank.meta["size"])
+        names = [classes.names(bank)[k] for k in ids]
+        colours = [show.css(show.palette()[k]) for k in ids]
+        panels = []
+        for stage in (before, after):
+            net = load_backbone(stage.artifact, after.settings["stride"])
+            vectors = embedding.features(net, patches, after.settings["pool"], device, precision)
+            points, method = embedding.flatten(vectors)
+            panels.append(
+                {
+                    "name": stage.name,
+                    "neighbour": embedding.neighbour_accuracy(vectors, ids, sources),
+                    "silhouette": embedding.silhouette(vectors, ids),
+                    "chart": charts.scatter(points, colours, names),
+                }
+            )
+        chance = float(max(np.bincount(ids)) / len(ids))
+        maps.append({"name": after.name, "patches": len(rows), "method": method, "chance": chance, "panels": panels})
+    return maps
+
+
+# ---------------------------------------------------------------------------------------------------------- page
+
+
+def quality(scores: Sequence[Score], stages: Sequence[Stage]) -> Score | None:
+    """The score of the labels that the last network learns from; where there is none, of the last labels."""
+    models = [stage for stage in stages if stage.kind == "model"]
+    source = models[-1].parent("labels", stages) if models else None
+    found = [score for score in scores if score.look == "main" and score.stage.kind == "labels" and not score.empty]
+    return next((score for score in reversed(found) if not models or score.stage is source), None)
+
+
+def run(
+    recipe: str,
+    seed: int,
+    data: Dataset,
+    stages: list[Stage],
+    evaluate: Evaluate,
+    count: int,
+    out: Path,
+    device: str = "cpu",
+    precision: str = "f32",
+) -> None:
+    """Gather everything and write the page."""
+    scores = [score for stage in stages for score in scores_of(stage)]
+    main = [score for score in scores if score.look == "main"]
+    models = {
+        stage.name: predictor(data, stage.artifact, evaluate, device, precision)
+        for stage in stages
+        if stage.kind == "model"
+    }
+    banks = [stage for stage in stages if stage.kind == "patches"]
+    page = render(
+        recipe=recipe,
+        seed=seed,
+        stages=stages,
+        scored=any(not score.empty for score in scores),
+        any_mask=bool(masks.has_mask(data.masks).any()),
+        protocol=facts.protocol(data, stages, seed, evaluate),
+        classes=facts.class_legend(data),
+        background=data.background is not None,
+        scores=scores,
+        final=next((score for score in reversed(main) if score.split == "val" and not score.empty), None),
+        quality=quality(scores, stages),
+        ladder=ladder_chart(scores),
+        thresholds=threshold_chart(stages),
+        class_heads=main,
+        class_rows=class_table(main),
+        strips=galleries(data, stages, count, models),
+        rounds=facts.erasing_rounds(stages),
+        banks=[{"name": stage.name, "rows": contact_sheet(data.photographs, stage.artifact)} for stage in banks],
+        maps=embedding_maps(data, stages, device, precision),
+        curves=facts.training_curves(stages),
+        settings=[facts.settings_of(stage, stages) for stage in stages],
+        costs=facts.costs(stages),
+        crf=evaluate.crf,
+    )
+    store.write_atomic(out, page)
+    print(f"{out}: {len(stages)} stages, {len(page.encode()) / 1e6:.1f} MB", flush=True)
+
+
+def render(**content: Any) -> str:
+    """The page. NaN becomes a blank, never a number."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda x, digits=1: "" if x is None or math.isnan(x) else f"{100 * x:.{digits}f}"
+    environment.filters["duration"] = duration
+    environment.filters["real"] = lambda x, digits=3: "" if x is None or math.isnan(x) else f"{x:.{digits}f}"
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
+
+
+def duration(seconds: float) -> str:
+    """Seconds → '12 s', '3:05 min', '2:10 h'."""
+    if math.isnan(seconds):
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", required=True, help="its name, for the title")
+    for kind in DATA:
+        parser.add_argument(f"--{kind}", type=Path, required=True, help=f"manifest of the data set's {kind}")
+    parser.add_argument(
+        "--stages", required=True, help="JSON list (or a file): step, method, folder, kind, manifest, inputs, …"
+    )
+    parser.add_argument("--evaluate", default="{}", help="JSON of the `evaluate:` block of config.yaml")
+    parser.add_argument("--show", type=int, default=8, help="pictures shown at every stage")
+    parser.add_argument("--out", type=Path, required=True, help="page to write, .html")
+    cli.add_compute(parser)
+    args = parser.parse_args(argv)
+    cli.guarded(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    evaluate = parse_block(Evaluate, args.evaluate, "--evaluate")
+    data, stages = Dataset.open(args.photographs, args.tags, args.masks), read_stages(args.stages)
+    cli.limit_threads(args.threads)
+    # Without a model the job asks the cluster for no GPU (rules/report.smk), so it must not take one.
+    network = any(stage.kind == "model" for stage in stages)
+    device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
+    run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Reading photographs and masks: one function each, whatever the file holds."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.datasets.files import read_tags
+from pipeline.datasets.pictures import Unusable, look_at_photograph, read_mask, read_photograph
+
+H, W = 24, 40
+
+
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (H // 8, W // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def encoded(picture: Image.Image, form: str, orientation: int | None = None, **options: object) -> bytes:
+    exif, file = Image.Exif(), BytesIO()
+    if orientation:
+        exif[0x0112] = orientation
+    picture.save(file, form, exif=exif, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_agree_with_pillow(form: str, orientation: int, tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(rgb()), form, orientation)
+    (tmp_path / "a").write_bytes(content)
+    with Image.open(BytesIO(content)) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    for file in (content, tmp_path / "a"):
+        assert np.array_equal(read_photograph(file), expected)
+        assert look_at_photograph(file) == expected.shape[:2]
+
+
+def test_a_png_may_say_behind_its_pixels_how_it_is_turned() -> None:
+    content = encoded(Image.fromarray(rgb()), "PNG", 6)
+    at = content.index(b"eXIf") - 4
+    chunk = content[at : at + 12 + int.from_bytes(content[at : at + 4], "big")]
+    end = content.index(b"IEND") - 4
+    moved = content[:at] + content[at + len(chunk) : end] + chunk + content[end:]
+    assert np.array_equal(read_photograph(moved), np.rot90(rgb(), -1))
+    assert look_at_photograph(moved) == (W, H)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
+def test_every_kind_of_8_bit_picture_becomes_rgb_that_can_be_written_to(mode: str) -> None:
+    picture = Image.fromarray(rgb()).convert(mode)
+    read = read_photograph(encoded(picture, "PNG"))
+    assert np.array_equal(read, np.asarray(picture.convert("RGB")))
+    assert read.flags.writeable
+    assert read.dtype == np.uint8
+
+
+@pytest.mark.parametrize("read", [read_photograph, look_at_photograph])
+def test_photographs_that_only_a_person_can_help(read: object) -> None:
+    deep = encoded(Image.fromarray(np.zeros((H, W), np.uint16)), "PNG")
+    with pytest.raises(Unusable, match="save it with 8 bits per channel"):
+        read(deep)  # type: ignore[operator]
+    with pytest.raises(Unusable, match="cannot identify"):
+        read(b"no picture")  # type: ignore[operator]
+    with pytest.raises(OSError, match="truncated"):
+        read(encoded(Image.fromarray(rgb()), "JPEG")[:-60])  # type: ignore[operator]
+
+
+def test_masks_are_the_values_in_the_file() -> None:
+    values = np.arange(H * W).reshape(H, W) % 256
+    palette = Image.fromarray(values.astype(np.uint8)).convert("P")
+    palette.putpalette(list(range(255, -1, -1)) * 3)
+    assert np.array_equal(read_mask(encoded(palette, "PNG")), values)
+    assert np.array_equal(read_mask(encoded(Image.fromarray(values.astype(np.uint8)), "PNG")), values)
+    deep = read_mask(encoded(Image.fromarray((values * 200).astype(np.uint16)), "PNG"))
+    assert np.array_equal(deep, values * 200)
+    with pytest.raises(Unusable, match="holds RGB colours"):
+        read_mask(encoded(Image.fromarray(rgb()), "PNG"))
+
+
+def test_tags_of_any_table(tmp_path: Path) -> None:
+    """As predict reads them, too: suffixes go, folders stay, and everything strange is a finding."""
+    path, problems = tmp_path / "tags.csv", list[str]()
+    path.write_text('\ufeffimage,tags\na.JPG,cat dog\nsub/b,\n"c d.png","owl"\n\n', "utf-8")
+    assert read_tags(path, problems) == {"a": ("cat", "dog"), "sub/b": (), "c d": ("owl",)}
+    assert problems == []
+    assert read_tags(tmp_path / "none.csv", problems) == {}
+    assert "no such file" in problems[0]
