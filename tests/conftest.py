@@ -42,11 +42,10 @@ def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool 
 def prepare(folder: Path, settings: dict) -> dict[str, Path]:
     """A data set's artifacts in this folder, by kind."""
     folder.mkdir(parents=True, exist_ok=True)
-    inventory = folder / "inventory.json"
-    stage("prepare", inventory, settings, make="inventory")
     made = {kind: folder / f"{kind}.json" for kind in DATA}
-    for kind, path in made.items():
-        stage("prepare", path, settings, make=kind, inventory=inventory)
+    stage("prepare", made["photographs"], settings, make="photographs")
+    for kind in ("tags", "masks"):
+        stage("prepare", made[kind], settings, make=kind, photographs=made["photographs"])
     return made
 
 

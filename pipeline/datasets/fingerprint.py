@@ -23,13 +23,17 @@ PICTURES = frozenset((*SUFFIXES, *FOREIGN))
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """One digest each, of files and settings; count: photographs that are listed, to size jobs by."""
+    """One digest each, of files and settings; count: photographs that are listed, to size jobs by; masked: how many masks there are."""
 
     inventory: str
     photographs: str
     tags: str
     masks: str
     count: int
+    masked: int
+
+
+UNKNOWN = Fingerprints("", "", "", "", 0, 1)  # in a job's own Snakemake, which scans nothing
 
 
 def fingerprints(data: Data) -> Fingerprints:
@@ -55,6 +59,7 @@ def fingerprints(data: Data) -> Fingerprints:
         tags,
         digest([*rows, meaning, masks.files]),
         photographs.count if trace.count is None else trace.count,
+        masks.count if trace.photographs else trace.count or 0,
     )
 
 

@@ -14,6 +14,8 @@ for part, path in PARTS.items():
     rule:
         name:
             f"prepare_{part}"
+        input:
+            [] if part == "photographs" else PARTS["photographs"],  # whose rows theirs are
         output:
             path,
         log:
@@ -28,9 +30,10 @@ for part, path in PARTS.items():
             runtime=runtime(costs.PREPARE),
         params:
             make=part,
+            rows="" if part == "photographs" else f"--photographs {shlex.quote(PARTS['photographs'])}",
             data=Whole(),
             settings=settings_of(CONFIG.data, part),
             files=getattr(SCAN, part),
             code=digest.code_digest("prepare"),
         shell:
-            "python -m pipeline.prepare --make {params.make} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"
+            "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"
