@@ -241,7 +241,7 @@ def explain(error: ValidationError, where: str) -> str:
         if parts[tag : tag + 1] and parts[tag] in METHODS:
             del parts[tag]
         key = ".".join(parts)
-        message = item["msg"]
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"
         elif item["type"] == "union_tag_not_found":
