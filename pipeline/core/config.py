@@ -196,6 +196,11 @@ class Config(Settings):
 
 def parse(raw: dict[str, Any]) -> Config:
     """config.yaml as read → Config. A step without `method` takes the method of its own name."""
+    if {"kind", "digest", "arrays"} <= raw.keys():
+        raise ConfigError(
+            f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes every "
+            "word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
+        )
     raw, steps = dict(raw), raw.get("steps") or {}
     if isinstance(steps, dict):
         raw["steps"] = {name: _block(name, block) for name, block in steps.items()}
@@ -247,5 +252,5 @@ def explain(error: ValidationError, where: str) -> str:
         elif item["type"] == "union_tag_not_found":
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
-        lines.append(f"  {key}: {message}{found}")
+        lines.append(f"  {key + ': ' if key else ''}{message}{found}")
     return "\n".join(lines)
