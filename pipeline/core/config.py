@@ -198,8 +198,8 @@ def parse(raw: dict[str, Any]) -> Config:
     """config.yaml as read → Config. A step without `method` takes the method of its own name."""
     if {"kind", "digest", "arrays"} <= raw.keys():
         raise ConfigError(
-            f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes every "
-            "word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
+            f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
+            "every word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
         )
     raw, steps = dict(raw), raw.get("steps") or {}
     if isinstance(steps, dict):
