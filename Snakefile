@@ -16,6 +16,10 @@ include: "workflow/rules/report.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    cluster.watch(workflow, print)  # names jobs on Slurm that wait for what cannot come
+
+
 localrules:
     all,
     verify,

@@ -51,8 +51,9 @@ def prepare(folder: Path, settings: dict) -> dict[str, Path]:
     """A data set's artifacts in this folder, by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {kind: folder / f"{kind}.json" for kind in DATA}
-    for kind, path in made.items():
-        stage("prepare", path, settings, make=kind)
+    stage("prepare", made["photographs"], settings, make="photographs")
+    for kind in ("tags", "masks"):
+        stage("prepare", made[kind], settings, make=kind, photographs=made["photographs"])
     return made
 
 

@@ -334,12 +334,12 @@ def test_a_network_learns_soft_labels(tmp_path: Path, monkeypatch: pytest.Monkey
 
     torch.manual_seed(0)
     model = nn.Conv2d(3, 3, 5, padding=2, padding_mode="replicate")
-    settings = Segment(epochs=150, batch=6, lr=0.3, head_lr=1.0, schedule="cosine", weight_decay=0.0)
+    settings = Segment(epochs=60, batch=6, optimizer="adamw", lr=0.1, head_lr=1.0, schedule="cosine", weight_decay=0.0)
     curves = train.fit(model, np.arange(6), cut, step, planted.job(settings, tmp_path / "m.json"))
     picture = torch.from_numpy(arrays["rgb"]).permute(0, 3, 1, 2).float() / 200
     with torch.no_grad():
         found = model(picture).softmax(1)[:, 2].numpy()
     wanted = np.stack([soft_at(soft, photographs, i)[1][1] for i in range(6)])
     assert abs(found - wanted).mean() < 0.04
-    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert curves["curve_loss"][-1] == pytest.approx(entropy, abs=0.08), "what a soft label leaves open, no less"
+    entropy = -(wanted * np.log(wanted) + (1 - wanted) * np.log(1 - wanted)).mean()
+    assert curves["curve_loss"][-1] == pytest.approx(entropy, abs=0.03), "what the soft labels leave open, no less"

@@ -169,8 +169,7 @@ def pick_compute(device: str, precision: str) -> tuple[str, str]:
     'auto' precision → bf16 where the hardware has bf16 arithmetic; emulated, it is four times slower than f32.
     Raises ConfigError when a GPU was asked for and there is none.
     """
-    if device != "cpu":
-        cards.claim()  # before torch looks at the GPUs
+    cards.claim(device)  # before torch looks at the GPUs
     import torch
 
     if device == "auto":

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.durable import sync_folder
+
 STOP = (signal.SIGTERM, signal.SIGINT)
 
 # --------------------------------------------------------------------------------------------------- loss terms
@@ -87,13 +89,7 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)  # integrator: durable.sync_folder
-        try:
-            os.fsync(folder)
-        except OSError:  # some network file systems refuse folders
-            pass
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)  # the new name, too
 
     def load(self, parts: Mapping[str, Any]) -> dict[str, Any] | None:
         """Bring the parts to the saved state and return the rest of it; None where there is nothing to go on from.

@@ -1,7 +1,7 @@
 """Pictures of label maps, scores and claimed regions, and the forms in which they leave the program.
 
-A pixel of a label map is a class id, or 255 = void/unlabelled. Photographs are uint8 [h,w,3]; what is drawn over one has
-its size. background: class id, or None where the data set has none.
+A pixel of a label map is a class id, or 255 = void/unlabelled. Photographs are uint8 [h,w,3]; what is drawn over one
+has its size. background: class id, or None where the data set has none.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def erasing_rounds(stages: Sequence[Stage]) -> list[dict[str, Any]]:
     return found
 
 
-def settings_of(stage: Stage) -> dict[str, Any]:
-    """A step's settings, with those marked that differ from the method's defaults, and its provenance."""
+def settings_of(stage: Stage, stages: Sequence[Stage]) -> dict[str, Any]:
+    """A step's settings, with those marked that differ from the method's defaults, its inputs and its provenance."""
     fields = METHODS[stage.method].model_fields if stage.method in METHODS else {}
     rows = []
     for name, value in stage.settings.items():
@@ -68,7 +68,9 @@ def settings_of(stage: Stage) -> dict[str, Any]:
             about = (fields[name].description if name in fields else None) or ""
             rows.append({"name": name, "value": value, "changed": value != default, "about": about})
     manifest, made = stage.artifact.manifest, dict(stage.artifact.group.attrs).get("made", {})
-    return {"stage": stage, "rows": rows, "manifest": manifest, "made": made}
+    parents = {role: stage.parent(role, stages) for role in stage.inputs}
+    inputs = [(role, parent.name if parent else "data set") for role, parent in parents.items()]
+    return {"stage": stage, "rows": rows, "inputs": inputs, "manifest": manifest, "made": made}
 
 
 def costs(stages: Sequence[Stage]) -> dict[str, Any]:

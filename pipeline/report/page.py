@@ -193,7 +193,7 @@ def run(
         banks=[{"name": stage.name, "rows": contact_sheet(data.photographs, stage.artifact)} for stage in banks],
         maps=embedding_maps(data, stages, device, precision),
         curves=facts.training_curves(stages),
-        settings=[facts.settings_of(stage) for stage in stages],
+        settings=[facts.settings_of(stage, stages) for stage in stages],
         costs=facts.costs(stages),
         crf=evaluate.crf,
     )

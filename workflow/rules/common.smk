@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.core import digest, recipe as recipes
+from pipeline.core import cards, cluster, digest, recipe as recipes, resources as costs
 from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
@@ -29,6 +29,8 @@ except ConfigError as error:
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
+SITE = cluster.Site.of(workflow)
+cards.limit(workflow)  # on this machine no more GPU jobs at once than it has cards
 os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
 
 
@@ -120,8 +122,8 @@ def stages(wildcards):
     ]
 
 
-def evaluated(wildcards):
-    return node(wildcards.folder).choices | {v for v in CONFIG.evaluate.model_dump().values() if isinstance(v, str)}
+def code_of_evaluate(wildcards):
+    return digest.code_digest("evaluate", node(wildcards.folder).choices)
 
 
 def code_of_page(wildcards):
@@ -131,6 +133,28 @@ def code_of_page(wildcards):
     return digest.code_digest("report.page", choices) + hashlib.sha256(template).hexdigest()[:16]
 
 
-def more(base):
-    """What grows with each retry."""
-    return lambda wildcards, attempt: base * attempt
+def on_gpu(uses):
+    """Whether a job computes on a GPU: its stage can, and `compute.device` lets it."""
+    return bool(uses) and CONFIG.compute.device != "cpu"
+
+
+def runtime(method=None):
+    """Minutes, from the size of the data and the method's settings; more with each retry."""
+
+    def minutes(wildcards, attempt, threads):
+        step = method or node(wildcards.folder).settings
+        gpu = on_gpu(getattr(step, "gpu", False))
+        return costs.minutes(step, SCAN.count, CONFIG.data.max_side, threads, gpu, attempt, SITE.max_runtime)
+
+    return minutes
+
+
+def memory(method=None):
+    """Megabytes, likewise."""
+
+    def megabytes(wildcards, attempt, threads):
+        step = method or node(wildcards.folder).settings
+        gpu = on_gpu(getattr(step, "gpu", False))
+        return costs.memory(step, CONFIG.data.max_side, threads, gpu, CONFIG.compute.workers, attempt)
+
+    return megabytes

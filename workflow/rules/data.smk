@@ -1,11 +1,21 @@
 # What a data set is to the recipes: photographs, tags and masks, each remade only when its own files change.
-DATA = CONFIG.data.model_dump_json()
+
+
+class Whole:
+    """The `data:` block as the command is given it. Snakemake remembers texts and numbers of `params`, and no objects:
+    what makes a job run again are the settings that its artifact is made from, beside it."""
+
+    def __str__(self):
+        return CONFIG.data.model_dump_json()
+
 
 for part, path in PARTS.items():
 
     rule:
         name:
             f"prepare_{part}"
+        input:
+            [] if part == "photographs" else PARTS["photographs"],  # whose rows theirs are
         output:
             path,
         log:
@@ -16,12 +26,14 @@ for part, path in PARTS.items():
             "../../envs/pipeline.yaml"
         threads: 1
         resources:
-            mem_mb=more(2000),
-            runtime=more(60),
+            mem_mb=memory(costs.PREPARE),
+            runtime=runtime(costs.PREPARE),
         params:
             make=part,
+            rows="" if part == "photographs" else f"--photographs {shlex.quote(PARTS['photographs'])}",
+            data=Whole(),
             settings=settings_of(CONFIG.data, part),
             files=getattr(SCAN, part),
             code=digest.code_digest("prepare"),
         shell:
-            "python -m pipeline.prepare --make {params.make} --settings {DATA:q} --out {output:q} 2>&1 | tee {log:q}"
+            "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"

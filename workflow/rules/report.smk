@@ -1,29 +1,34 @@
-rule evaluate:
-    """Scores at original resolution: seeds and labels on split score, models on val."""
-    input:
-        photographs=PARTS["photographs"],
-        masks=PARTS["masks"],
-        scored=f"{ROOT}/{{folder}}/{{kind}}.json",
-    output:
-        f"{ROOT}/{{folder}}/{{kind}}.metrics.json",
-    log:
-        f"logs/{ROOT}/{{folder}}/{{kind}}.metrics.log",
-    benchmark:
-        f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
-    conda:
-        "../../envs/pipeline.yaml"
-    threads: 8
-    resources:
-        gpu=lambda w: int(w.kind == "model"),
-        mem_mb=more(4000),
-        runtime=more(240),
-    params:
-        settings=CONFIG.evaluate.model_dump_json(),
-        compute=shlex.join(compute()),
-        code=lambda w: digest.code_digest("evaluate", evaluated(w)),
-    shell:
-        "python -m pipeline.evaluate --photographs {input.photographs:q} --masks {input.masks:q} --of {input.scored:q}"
-        " --settings {params.settings:q} {params.compute} --out {output:q} --threads {threads} > {log:q} 2>&1"
+for rule_name, kinds in {"evaluate": "seeds|labels", "evaluate_model": "model"}.items():
+
+    rule:
+        # Scores at original resolution: seeds and labels on split score, models on val.
+        name:
+            rule_name
+        input:
+            photographs=PARTS["photographs"],
+            masks=PARTS["masks"],
+            scored=f"{ROOT}/{{folder}}/{{kind}}.json",
+        output:
+            f"{ROOT}/{{folder}}/{{kind,{kinds}}}.metrics.json",
+        log:
+            f"logs/{ROOT}/{{folder}}/{{kind}}.metrics.log",
+        benchmark:
+            f"logs/benchmark/{ROOT}/{{folder}}/{{kind}}.metrics.tsv"
+        conda:
+            "../../envs/pipeline.yaml"
+        threads: 8
+        resources:
+            **SITE.request(on_gpu(kinds == "model")),
+            mem_mb=memory(costs.SCORE),
+            runtime=runtime(costs.SCORE),
+        params:
+            settings=CONFIG.evaluate.model_dump_json(),
+            compute=shlex.join(compute()),
+            code=code_of_evaluate,
+        shell:
+            "python -m pipeline.evaluate --photographs {input.photographs:q} --masks {input.masks:q}"
+            " --of {input.scored:q} --settings {params.settings:q} {params.compute} --out {output:q}"
+            " --threads {threads} > {log:q} 2>&1"
 
 
 rule page:
@@ -47,9 +52,9 @@ rule page:
         "../../envs/pipeline.yaml"
     threads: 8
     resources:
-        gpu=lambda w: int(any(stage["kind"] == "model" for stage in stages(w))),
-        mem_mb=more(4000),
-        runtime=more(60),
+        **SITE.request(on_gpu(True)),
+        mem_mb=memory(costs.SCORE),
+        runtime=runtime(costs.SCORE),
     params:
         stages=lambda w: json.dumps(stages(w)),
         evaluate=CONFIG.evaluate.model_dump_json(),

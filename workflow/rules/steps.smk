@@ -16,9 +16,9 @@ for method, about in METHODS.items():
             "../../envs/pipeline.yaml"
         threads: about.threads
         resources:
-            gpu=int(about.trains or about.infers),
-            mem_mb=more(4000),
-            runtime=more(240),
+            **SITE.request(on_gpu(about.trains or about.infers)),
+            mem_mb=memory(),
+            runtime=runtime(),
         params:
             command=command,
             code=code,
