@@ -23,7 +23,8 @@ PICTURES = frozenset((*SUFFIXES, *FOREIGN))
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """One digest each, of files and settings; count: photographs that are listed, to size jobs by; masked: how many masks there are."""
+    """One digest each, of files and settings; count: photographs that are listed, to size jobs by; masked: how many
+    masks there are."""
 
     inventory: str
     photographs: str

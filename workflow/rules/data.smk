@@ -3,7 +3,7 @@
 
 class Whole:
     """The `data:` block as the command is given it. Snakemake remembers texts and numbers of `params`, and no objects:
-    what makes a job run again are the settings that its artifact is made from, beside it."""
+    what makes a job run again is the digest beside it."""
 
     def __str__(self):
         return CONFIG.data.model_dump_json()
@@ -32,8 +32,8 @@ for part, path in PARTS.items():
             make=part,
             rows="" if part == "photographs" else f"--photographs {shlex.quote(PARTS['photographs'])}",
             data=Whole(),
-            settings=settings_of(CONFIG.data, part),
-            files=getattr(SCAN, part),
+            files=getattr(SCAN, part),  # of the files and settings that it is made from
             code=digest.code_digest("prepare"),
         shell:
-            "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"
+            "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q}"
+            " 2>&1 | tee {log:q}"
