@@ -78,9 +78,9 @@ class Data(Settings):
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
     )
-    demo: Demo = Demo()
-    voc: Voc = Voc()
-    folder: Folder = Folder()
+    demo: Demo = Field(Demo(), description="which of the built-in pictures")
+    voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
+    folder: Folder = Field(Folder(), description="where a plain folder of photographs lies")
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +123,7 @@ class Data(Settings):
 
 class Evaluate(Settings):
     scales: Scales = Field((1.0,), description="of the final network")
-    flip: bool = False
+    flip: bool = Field(False, description="mirror images too")
     crf: bool = Field(False, description="dense CRF on the final network's predictions; recorded in the report")
     thresholds: int = Field(19, ge=1, description="seeds are scored at this many thresholds between 0 and 1")
 
@@ -144,16 +144,16 @@ class Config(Settings):
     """The whole of config.yaml."""
 
     results: Path = Field(Path("results"), description="where every artifact goes")
-    data: Data = Data()
+    data: Data = Field(Data(), description="the photographs, their tags and masks")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="each recipe is run once per seed")
     run: list[str] = Field(min_length=1, description="recipes that `snakemake` makes")
     steps: dict[str, AnyStep] = Field(default_factory=dict, description="named blocks of a method's settings")
     recipes: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         description="lists of steps; a method's name is a step with its defaults"
     )
-    evaluate: Evaluate = Evaluate()
-    report: Report = Report()
-    compute: Compute = Compute()
+    evaluate: Evaluate = Field(Evaluate(), description="how results are scored")
+    report: Report = Field(Report(), description="what the report shows")
+    compute: Compute = Field(Compute(), description="what is computed on, and how precisely")
 
     @field_validator("results")
     @classmethod
