@@ -89,7 +89,7 @@ def memory(method: Method, side: int, threads: int, gpu: bool, workers: int = 0,
     """
     if method.trains:
         crop = getattr(method, "crop", None) or side
-        asked = LEAST_MEMORY + 700 * workers
+        asked = LEAST_MEMORY + 700.0 * workers
         asked += CUDA if gpu else 4000 * getattr(method, "batch", 1) * crop * crop / 1e6
     else:
         largest = max(1.0, *getattr(method, "scales", (1.0,))) * side
