@@ -42,11 +42,11 @@ CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger ph
 
 def make_photographs(data: Data, inventory: Inventory, out: Path) -> None:
     root, side = root_of(data), data.max_side
-    keys = [hashing(code(), side, bytes(digest)) for digest in inventory.photograph_digest]
+    keys = [hashing(code("photographs", data), side, bytes(digest)) for digest in inventory.photograph_digest]
     splits = {f"split_{split}": rows for split, rows in inventory.splits.items()}
     counts = {split: len(rows) for split, rows in inventory.splits.items()}
     settings: dict[str, Any] = {"format": data.format, "max_side": side}
-    header = header_of("photographs", settings, inventory.id, keys, *(rows.tobytes() for rows in splits.values()))
+    header = header_of("photographs", data, settings, inventory.id, keys, *(rows.tobytes() for rows in splits.values()))
     if complete(out, header):
         return
     if inventory.size.max() > side:
@@ -77,7 +77,7 @@ def make_tags(data: Data, inventory: Inventory, out: Path) -> None:
     meta = {name: inventory.about[name] for name in ("classes", "background", "tags_from")}
     common = repr((meta["classes"], meta["background"]))
     keys = [hashing(common, row.tobytes()) for row in inventory.tags]
-    header = header_of("tags", meta, inventory.id, keys)
+    header = header_of("tags", data, meta, inventory.id, keys)
     if complete(out, header):
         return
     store.write_rows(
@@ -98,10 +98,10 @@ def make_masks(data: Data, inventory: Inventory, out: Path) -> None:
     sizes = np.where(has[:, None], inventory.size, 1).astype(np.int32)
     canvas = tuple(-(-int(longest) // CANVAS) * CANVAS for longest in sizes.max(0))
     meta = {name: inventory.about[name] for name in ("classes", "background")}
-    common = repr((code(), inventory.values.tolist()))
+    common = repr((code("masks", data), inventory.values.tolist()))
     made_of = zip(inventory.mask_digest, sizes, strict=True)
     keys = [hashing(common, bytes(digest), size.tobytes()) for digest, size in made_of]
-    header = header_of("masks", meta, inventory.id, keys)
+    header = header_of("masks", data, meta, inventory.id, keys)
     if complete(out, header):
         return
 
@@ -157,9 +157,9 @@ def as_seen(where: str, digest: bytes, root: Path | None) -> Content:
     return content
 
 
-def header_of(kind: str, settings: dict[str, Any], ids: list[str], *made_of: object) -> store.Header:
+def header_of(kind: str, data: Data, settings: dict[str, Any], ids: list[str], *made_of: object) -> store.Header:
     """Where files lie and what the data set is called stay out: they do not change what is in them."""
-    return store.Header(kind, "prepare", settings, code(), parents={"files": hashing(ids, *made_of).hex()})
+    return store.Header(kind, "prepare", settings, code(kind, data), parents={"files": hashing(ids, *made_of).hex()})
 
 
 def complete(out: Path, header: store.Header) -> bool:
@@ -168,8 +168,9 @@ def complete(out: Path, header: store.Header) -> bool:
     return done
 
 
-def code() -> str:
-    return code_digest("prepare")
+def code(make: str, data: Data) -> str:
+    """Of what makes this artifact from this layout alone: another layout remakes nothing."""
+    return code_digest("prepare", [make, data.format])
 
 
 def hashing(*parts: object) -> bytes:

@@ -196,6 +196,11 @@ class Config(Settings):
 
 def parse(raw: dict[str, Any]) -> Config:
     """config.yaml as read → Config. A step without `method` takes the method of its own name."""
+    if {"kind", "digest", "arrays"} <= raw.keys():
+        raise ConfigError(
+            f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
+            "every word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
+        )
     raw, steps = dict(raw), raw.get("steps") or {}
     if isinstance(steps, dict):
         raw["steps"] = {name: _block(name, block) for name, block in steps.items()}
@@ -241,7 +246,7 @@ def explain(error: ValidationError, where: str) -> str:
         if parts[tag : tag + 1] and parts[tag] in METHODS:
             del parts[tag]
         key = ".".join(parts)
-        message = item["msg"]
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"
         elif item["type"] == "union_tag_not_found":
@@ -249,5 +254,5 @@ def explain(error: ValidationError, where: str) -> str:
         elif item["type"] == "union_tag_invalid":
             message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
-        lines.append(f"  {key}: {message}{found}" if key else f"  {message}{found}")
+        lines.append(f"  {key + ': ' if key else ''}{message}{found}")
     return "\n".join(lines)

@@ -66,7 +66,7 @@ def take_inventory(data: Data, file: Path) -> Inventory:
         refuse(data, problems)
     classes = keep_classes(source.classes, data, problems)
     tags = tag_ids(source, classes, data)
-    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare"))
+    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]))
     if source.tags_from == "masks":
         tags |= found.drawn
     problems += looking.leaks(source, found)
@@ -85,7 +85,7 @@ def take_inventory(data: Data, file: Path) -> Inventory:
 def stamp_of(data: Data) -> str:
     """Equal stamps mean that nothing has changed: code, settings, and all files by name, size and time."""
     away: Any = {"name": True, data.format: {"root", "download", "url"}}
-    made_of = code_digest("prepare"), data.model_dump_json(exclude=away), fingerprints(data).inventory
+    made_of = code_digest("prepare", [data.format]), data.model_dump_json(exclude=away), fingerprints(data).inventory
     return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 

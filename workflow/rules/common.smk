@@ -123,7 +123,7 @@ def stages(wildcards):
 
 
 def code_of_evaluate(wildcards):
-    return digest.code_digest("evaluate", node(wildcards.folder).choices)
+    return digest.code_digest("evaluate", node(wildcards.folder).choices | {wildcards.kind})
 
 
 def code_of_page(wildcards):

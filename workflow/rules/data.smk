@@ -1,14 +1,5 @@
 # What a data set is to the recipes: photographs, tags and masks, each remade only when its own files change.
 
-
-class Whole:
-    """The `data:` block as the command is given it. Snakemake remembers texts and numbers of `params`, and no objects:
-    what makes a job run again is the digest beside it."""
-
-    def __str__(self):
-        return CONFIG.data.model_dump_json()
-
-
 for part, path in PARTS.items():
 
     rule:
@@ -31,9 +22,10 @@ for part, path in PARTS.items():
         params:
             make=part,
             rows="" if part == "photographs" else f"--photographs {shlex.quote(PARTS['photographs'])}",
-            data=Whole(),
+            # Derived from the output, so that Snakemake does not compare it: `files` has all of it that matters.
+            data=lambda wildcards, output: CONFIG.data.model_dump_json(),
             files=getattr(SCAN, part),  # of the files and settings that it is made from
-            code=digest.code_digest("prepare"),
+            code=digest.code_digest("prepare", [part, CONFIG.data.format]),
         shell:
             "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q}"
             " 2>&1 | tee {log:q}"
