@@ -251,6 +251,8 @@ def explain(error: ValidationError, where: str) -> str:
             message = "unknown key"
         elif item["type"] == "union_tag_not_found":
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
+        elif item["type"] == "union_tag_invalid":
+            message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
         lines.append(f"  {key + ': ' if key else ''}{message}{found}")
     return "\n".join(lines)
