@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.core import cli, integrity, store
+from pipeline.datasets.inventory import FILE as INVENTORY
 
 
 def manifests(root: Path) -> list[Path]:
@@ -46,7 +47,7 @@ def clean(root: Path) -> None:
     begun = {store.store_of(path) for path in scratch}
     stores = [path for path in root.rglob("*.zarr") if path in begun or integrity.is_store(path)]
     discarded = list(root.rglob(".*.zarr.discarded"))
-    files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html")]
+    files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html"), *root.glob(INVENTORY)]
     for path in (*scratch, *stores, *discarded):
         shutil.rmtree(path, ignore_errors=True)
     for path in files:

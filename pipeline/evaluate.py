@@ -28,6 +28,7 @@ from pipeline.kinds.pixels import VOID, resize_nearest
 SPLIT = {"seeds": "score", "labels": "score", "model": "val"}
 CLAIMED = "claimed"  # in place of a threshold
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
+Levels = list[float | str | None]  # what the thresholds are; None: there is none
 
 
 def thresholds(count: int) -> np.ndarray:
@@ -58,8 +59,8 @@ def at_thresholds(
 
 
 def seeds_counter(
-    pictures: store.Artifact, truths: store.Artifact, source: store.Artifact, settings: Evaluate
-) -> tuple[Count, list[float | str | None]]:
+    pictures: store.Artifact, truths: store.Artifact, source: store.Artifact, settings: Evaluate, *_: str
+) -> tuple[Count, Levels]:
     levels, number, background = thresholds(settings.thresholds), len(classes.names(source)), classes.background(source)
     nothing = VOID if background is None else background
 
@@ -81,13 +82,15 @@ def seeds_counter(
     return count, [*levels.tolist(), CLAIMED]
 
 
-def labels_counter(pictures: store.Artifact, truths: store.Artifact, source: store.Artifact) -> Count:
+def labels_counter(
+    pictures: store.Artifact, truths: store.Artifact, source: store.Artifact, *_: object
+) -> tuple[Count, Levels]:
     def count(i: int) -> np.ndarray:
         truth = masks.true_mask(truths, i)
         predicted = resize_nearest(labels.labels_at(source, pictures, i), *truth.shape)
         return confusion(truth, predicted, len(classes.names(source)))[None]
 
-    return count
+    return count, [None]
 
 
 def model_counter(
@@ -97,7 +100,7 @@ def model_counter(
     settings: Evaluate,
     device: str,
     precision: str,
-) -> Count:
+) -> tuple[Count, Levels]:
     from pipeline.networks.door import open_network, predict_labels  # torch, which seeds and labels need not wait for
 
     network = open_network(model, device, precision, settings.scales, settings.flip)
@@ -107,7 +110,15 @@ def model_counter(
         predicted = predict_labels(network, photographs.image(pictures, i), truth.shape, crf=settings.crf)
         return confusion(truth, predicted, len(network.classes))[None]
 
-    return count
+    return count, [None]
+
+
+# By kind: how labels are scored does not hang on networks.
+COUNTERS: dict[str, Callable[..., tuple[Count, Levels]]] = {
+    "seeds": seeds_counter,
+    "labels": labels_counter,
+    "model": model_counter,
+}
 
 
 def total(count: Count, rows: Iterable[int], processes: int) -> np.ndarray:
@@ -133,13 +144,13 @@ def run(args: argparse.Namespace) -> None:
     settings = parse_block(Evaluate, args.settings, "--settings")
     pictures, truths = store.Artifact(args.photographs, "photographs"), store.Artifact(args.masks, "masks")
     scored = store.Artifact(args.of)
-    if scored.kind not in SPLIT:
+    if scored.kind not in COUNTERS:
         raise InputError(f"{args.of}: {scored.kind} cannot be scored; {', '.join(SPLIT)} can")
     if classes.meta(scored) != classes.meta(truths):
         raise InputError(f"{args.of} has {classes.meta(scored)}, {args.masks} {classes.meta(truths)}")
     network = scored.kind == "model"
     device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
-    picked = cli.chosen(settings, [scored])
+    picked = sorted({*cli.chosen(settings, [scored]), scored.kind})
     header = store.Header(
         kind="metrics",
         stage="evaluate",
@@ -154,17 +165,12 @@ def run(args: argparse.Namespace) -> None:
     split = SPLIT[scored.kind]
     rows = photographs.split(pictures, split)
     rows = rows[masks.has_mask(truths)[rows]]
-    levels: list[float | str | None] = [None]
-    processes = args.threads
-    if scored.kind == "seeds":
-        count, levels = seeds_counter(pictures, truths, scored, settings)
-    elif scored.kind == "labels":
+    if scored.kind == "labels":
         rows = rows[scored.read("covered")[rows]]
-        count = labels_counter(pictures, truths, scored)
-    else:
+    if network:
         cli.limit_threads(args.threads)
-        count = model_counter(pictures, truths, scored, settings, device, precision)
-        processes = images_at_once(device, args.threads)
+    count, levels = COUNTERS[scored.kind](pictures, truths, scored, settings, device, precision)
+    processes = images_at_once(device, args.threads) if network else args.threads
     number, background = len(classes.names(scored)), classes.background(scored)
     matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), number, number + 1), np.int64)
     meta = {**classes.meta(scored), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}

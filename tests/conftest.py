@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -39,14 +40,20 @@ def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool 
     return said
 
 
+def kill_stage(stage_name: str, die_after: str, out: Path, settings: dict, **inputs: Path | int) -> None:
+    """Run a stage that is killed with all its processes once this function has returned (see warm.py)."""
+    given = words(stage_name, out, settings, **inputs)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, {"CHECKPOINT_SECONDS": "0"}, die_after)
+    assert status == -signal.SIGKILL, said
+
+
 def prepare(folder: Path, settings: dict) -> dict[str, Path]:
     """A data set's artifacts in this folder, by kind."""
     folder.mkdir(parents=True, exist_ok=True)
-    inventory = folder / "inventory.json"
-    stage("prepare", inventory, settings, make="inventory")
     made = {kind: folder / f"{kind}.json" for kind in DATA}
-    for kind, path in made.items():
-        stage("prepare", path, settings, make=kind, inventory=inventory)
+    stage("prepare", made["photographs"], settings, make="photographs")
+    for kind in ("tags", "masks"):
+        stage("prepare", made[kind], settings, make=kind, photographs=made["photographs"])
     return made
 
 
@@ -54,7 +61,7 @@ def content(manifest: Path) -> dict[str, bytes]:
     """The manifest and every chunk file; not the store's own attributes, which hold time and host."""
     folder = store.store_of(manifest)
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {manifest.name: manifest.read_bytes(), **{k: v for k, v in files.items() if k != "zarr.json"}}
+    return {"manifest": manifest.read_bytes(), **{k: v for k, v in files.items() if k != "zarr.json"}}
 
 
 TINY = {"batch": 4, "crop": 64, "epochs": 1, "lr": 0.001, "head_lr": 1.0}

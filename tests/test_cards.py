@@ -17,7 +17,8 @@ from pipeline.core import cards
 HOLD = """
 import os, sys
 from pipeline.core import cards
-print(cards.claim(sys.argv[1], say=lambda text: print(text, flush=True)), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+card = cards.claim(sys.argv[1], say=lambda text: print(text, flush=True))
+print(card, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
 
@@ -64,7 +65,7 @@ def test_visible(environment: dict[str, str], expected: list[str], monkeypatch: 
 
 def test_the_driver_is_asked_for_whole_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: One (UUID: GPU-1)'\necho '  MIG 1g Device 0: (UUID: M)'\necho 'GPU 1: Two'\n")
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho '  MIG 1g Device 0: (UUID: M)'\necho 'GPU 1: A'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name in ("CUDA_VISIBLE_DEVICES", "TAGMASK_CARDS"):
@@ -154,9 +155,7 @@ def test_as_many_gpu_jobs_at_once_as_cards(
 ) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     words = [sys.executable, "-m", "snakemake", "--nocolor", "--cores", "64", *args]
-    done = subprocess.run(
-        words, cwd=tmp_path, env={**machine, "TAGMASK_CARDS": number}, capture_output=True, text=True
-    )
+    done = subprocess.run(words, cwd=tmp_path, env={**machine, "TAGMASK_CARDS": number}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     provided = re.search(r"Provided resources: .*gpu\D+(\d+)", done.stdout + done.stderr)
     assert (provided and int(provided[1])) == most

@@ -357,6 +357,16 @@ def test_a_file_system_that_cannot_sync_folders_is_borne(tmp_path: Path, monkeyp
     assert integrity.verify(tmp_path / "x.json") == []
 
 
+def test_a_broken_disk_is_not_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        durable.write_atomic(tmp_path / "x", "x")
+
+
 def test_a_new_run_takes_the_manifest_away_before_the_store(tmp_path: Path, straight: Path) -> None:
     """A manifest beside a store that is being written would pass for complete."""
 

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import prepare as stage
 from pipeline.core import cli, integrity, store
 from pipeline.core.config import Data
 from pipeline.datasets import collage
 from pipeline.datasets import look as looking
-from pipeline.datasets.fingerprint import settings_of
+from pipeline.datasets.fingerprint import fingerprints
+from pipeline.datasets.inventory import FILE, LINES, Inventory, load, take_inventory
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import image, split
 from pipeline.kinds.pixels import VOID, resize_image
 from pipeline.kinds.tags import tags
-from pipeline.prepare import main
+from pipeline.prepare import MAKES, main, prepare
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/voc_mini"
 CAMVID = REAL.with_name("camvid_mini")
@@ -102,7 +102,6 @@ def of_voc(root: Path, **settings: Any) -> Data:
 
 
 class Made(NamedTuple):
-    inventory: store.Artifact
     photographs: store.Artifact
     tags: store.Artifact
     masks: store.Artifact
@@ -116,23 +115,26 @@ class Made(NamedTuple):
         return [[names[k] for k in np.flatnonzero(row)] for row in tags(self.tags)]
 
 
-MAKES = {"photographs": stage.make_photographs, "tags": stage.make_tags, "masks": stage.make_masks}
-
-
 def made(data: Data, out: Path, verify: bool = False) -> Made:
-    """All four artifacts, in the folder `out`."""
-    stage.make_inventory(data, out / "inventory.json")
-    for name, make in MAKES.items():
-        make(data, out / "inventory.json", out / f"{name}.json")
+    """All three artifacts, in the folder `out`."""
+    for name in Made._fields:
+        of = None if name == "photographs" else out / "photographs.json"
+        prepare(name, data, out / f"{name}.json", of)
     if verify:
-        assert [integrity.verify(out / f"{name}.json") for name in Made._fields] == [[]] * 4
+        assert [integrity.verify(out / f"{name}.json") for name in Made._fields] == [[]] * 3
     return Made(*(store.Artifact(out / f"{name}.json", name) for name in Made._fields))
+
+
+def noted(out: Path) -> Inventory:
+    inventory = load(out / FILE)
+    assert inventory is not None
+    return inventory
 
 
 def refused(data: Data, out: Path) -> str:
     """The message; nothing may be left behind."""
     with pytest.raises(cli.InputError) as caught:
-        stage.make_inventory(data, out / "inventory.json")
+        prepare("photographs", data, out / "photographs.json")
     assert not out.exists() or not list(out.iterdir())
     return str(caught.value)
 
@@ -150,8 +152,8 @@ def test_folder(tmp_path: Path, out: Path) -> None:
     assert got.photographs.meta == {"format": "folder", "counts": {"train": 8, "val": 4, "score": 8}}
     assert got.tags.meta == {"classes": ["background", "ant", "bee", "cow"], "background": 0, "tags_from": "csv"}
     assert got.masks.meta == {"classes": ["background", "ant", "bee", "cow"], "background": 0}
-    assert got.inventory.meta["counts"]["with_mask"] == {"train": 8, "val": 4, "score": 8}
-    assert got.inventory.meta["counts"]["tags"] == {"ant": 3, "bee": 3, "cow": 2}
+    assert noted(out).about["counts"]["with_mask"] == {"train": 8, "val": 4, "score": 8}
+    assert noted(out).about["counts"]["tags"] == {"ant": 3, "bee": 3, "cow": 2}
     assert photographs.ids(got.photographs) == [f"a{i:02d}" for i in range(12)]
     assert split(got.photographs, "train").tolist() == split(got.photographs, "score").tolist() == list(range(8))
     assert split(got.photographs, "val").tolist() == list(range(8, 12))
@@ -276,7 +278,7 @@ def test_demo_is_what_it_writes(tmp_path: Path, out: Path) -> None:
     got = made(data, out)
     collage.write(tmp_path / "d", 10, 4, 0)
     files = made(of_folder(tmp_path / "d", max_side=96), out / "files")
-    for mine, theirs in zip(got[1:], files[1:], strict=True):
+    for mine, theirs in zip(got, files, strict=True):
         assert set(mine.manifest["arrays"]) == set(theirs.manifest["arrays"])
         for name in mine.manifest["arrays"]:
             assert np.array_equal(mine.read(name), theirs.read(name)), name
@@ -595,7 +597,7 @@ def test_a_long_message_is_cut(tmp_path: Path, out: Path) -> None:
     for path in (root / "images").iterdir():
         path.write_bytes(path.name.encode())
     lines = refused(of_folder(root), out).splitlines()
-    assert len(lines) == 1 + stage.LINES + 1
+    assert len(lines) == 1 + LINES + 1
     assert "70 problem(s)" in lines[0]
     assert lines[-1].strip() == "... and 20 more"
     write_lines(root / "splits/score.txt", ["a69"])  # one of another kind is not crowded out
@@ -610,9 +612,9 @@ def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
     before = {path.name: path.read_bytes() for path in out.glob("*.json")}
     (root / "images/a00.jpg").write_bytes(b"")
     with pytest.raises(cli.InputError, match=r"a00\.jpg: cannot be decoded"):
-        stage.make_inventory(of_folder(root), out / "inventory.json")
+        prepare("photographs", of_folder(root), out / "photographs.json")
     assert {path.name: path.read_bytes() for path in out.glob("*.json")} == before
-    assert integrity.verify(out / "inventory.json") == []
+    assert integrity.verify(out / "photographs.json") == []
 
 
 # ---------------------------------------------------------------------------------------------------------- pixels
@@ -638,7 +640,7 @@ def test_photographs_become_upright_rgb(tmp_path: Path, out: Path) -> None:
     assert np.array_equal(image(got.photographs, 1), rgb[..., :1].repeat(3, 2))
     assert np.array_equal(image(got.photographs, 2), rgb)
     assert np.abs(image(got.photographs, 3).astype(int) - rgb).mean() < 12
-    assert got.inventory["size"][0].tolist() == [H, W]
+    assert noted(out).size[0].tolist() == [H, W]
 
 
 @pytest.mark.parametrize("longest", [32, 300, 1024, 4096])
@@ -661,8 +663,8 @@ def test_what_passes_is_wide_enough_for_saliency(longest: int) -> None:
 
 def computed(text: str) -> dict[str, int]:
     """How many rows of each artifact were computed, as the commands print it; 0: complete already."""
-    found = {name: 0 for name in MAKES if f"{name}.json: complete already" in text}
-    for name in MAKES:
+    found = {name: 0 for name in Made._fields if f"{name}.json: complete already" in text}
+    for name in Made._fields:
         for line in text.splitlines():
             if line.startswith(f"{name}.json: "):
                 found[name] = int(line.split()[1])
@@ -712,7 +714,7 @@ def test_five_new_photographs_are_five_rows(
 
 
 def manifests(out: Path) -> dict[str, bytes]:
-    return {name: (out / f"{name}.json").read_bytes() for name in MAKES}
+    return {name: (out / f"{name}.json").read_bytes() for name in Made._fields}
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
@@ -778,19 +780,36 @@ def test_lists_are_checked_though_rows_are_known(tmp_path: Path, out: Path) -> N
     made(of_folder(root), out)
     write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in (0, 1, 3, 4, 6, 7)])  # without cows
     with pytest.raises(cli.InputError, match="class 'cow': no training image has this tag"):
-        stage.make_inventory(of_folder(root), out / "inventory.json")
+        prepare("photographs", of_folder(root), out / "photographs.json")
 
 
-def test_a_damaged_inventory_is_made_anew(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", [b"", b"broken", None])
+def test_a_damaged_inventory_is_made_anew(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
     root = make_folder(tmp_path / "d")
     first = made(of_folder(root), out)
-    for chunk in (out / "inventory.zarr/key").rglob("*"):
-        if chunk.is_file() and chunk.name != "zarr.json":
-            chunk.write_bytes(b"broken")
+    (out / FILE).write_bytes((out / FILE).read_bytes()[:-99] if content is None else content)
     capsys.readouterr()
-    write_lines(root / "splits/score.txt", ["a00"])
-    assert made(of_folder(root), out, verify=True).inventory.digest != first.inventory.digest
-    assert "all files are looked at anew" in capsys.readouterr().out
+    again = made(of_folder(root), out)
+    text = capsys.readouterr().out
+    assert text.count("all files are looked at anew") == 1
+    assert computed(text) == {"photographs": 0, "tags": 0, "masks": 0}
+    assert [mine.digest for mine in again] == [before.digest for before in first]
+
+
+def test_one_look_serves_all_three(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "d")
+    read, original = list[Any](), looking.content
+    monkeypatch.setattr(looking, "content", lambda file: read.append(file) or original(file))
+    made(of_folder(root), out)
+    assert len(read) == 2 * 24, "once to look, once to make rows"
+    read.clear()
+    made(of_folder(root), out)
+    assert read == []
+    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
+    made(of_folder(root), out)
+    assert len(read) == 24 + 1
 
 
 def test_manifests_do_not_depend_on_place_name_or_time(tmp_path: Path) -> None:
@@ -798,16 +817,12 @@ def test_manifests_do_not_depend_on_place_name_or_time(tmp_path: Path) -> None:
     for place in ("here", "there"):
         data = of_folder(make_folder(tmp_path / place / "data"), name=place)
         made(data, tmp_path / place)
-        found.append({name: (tmp_path / place / f"{name}.json").read_bytes() for name in Made._fields})
+        found.append(manifests(tmp_path / place))
     assert found[0] == found[1]
     assert not any(str(tmp_path).encode() in text for text in found[0].values())
 
 
-# ---------------------------------------------------------------------- what has changed since the inventory was made
-
-
-def new_mask(root: Path) -> None:
-    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
+# --------------------------------------------------------------------------------- files that change meanwhile
 
 
 def new_photograph(root: Path) -> None:
@@ -818,44 +833,65 @@ def lost_photograph(root: Path) -> None:
     (root / "images/a03.jpg").unlink()
 
 
-def new_tag(root: Path) -> None:
-    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a07,bee", "a07,bee ant"))
-
-
-def new_class(root: Path) -> None:
-    write_lines(root / "classes.txt", ["background", "ant", "bee", "cow", "doe"])
+def new_mask(root: Path) -> None:
+    save_mask(root / "masks/a03.png", np.full((H, W), 2, np.uint8))
 
 
 @pytest.mark.parametrize(
     ("change", "make", "finding"),
     [
-        (new_mask, "masks", "a03.png: has changed since"),
-        (new_photograph, "photographs", "a03.jpg: has changed since"),
-        (lost_photograph, "photographs", "a03.jpg: cannot be read"),
-        (new_tag, "tags", "the tags of 'a07' have changed since, they are ant, bee"),
-        (new_class, "tags", "the classes are now background, ant, bee, cow, doe"),
+        (new_mask, "masks", "a03.png: changed while the data set was being read; run again"),
+        (new_photograph, "photographs", "a03.jpg: changed while the data set was being read; run again"),
+        (lost_photograph, "photographs", "a03.jpg: cannot be read (No such file or directory)"),
     ],
 )
 def test_files_that_nobody_has_looked_at_are_refused(
     tmp_path: Path, out: Path, change: Callable[[Path], None], make: str, finding: str
 ) -> None:
-    root, inventory = make_folder(tmp_path / "d"), out / "inventory.json"
-    stage.make_inventory(of_folder(root), inventory)
+    root = make_folder(tmp_path / "d")
+    inventory = take_inventory(of_folder(root), out / FILE)
     change(root)
     with pytest.raises(cli.InputError) as caught:
         MAKES[make](of_folder(root), inventory, out / f"{make}.json")
     assert finding in str(caught.value)
-    assert "inventory.json" in str(caught.value)
     assert not (out / f"{make}.json").exists()
+    # And the next run looks again.
+    if change is not lost_photograph:
+        made(of_folder(root), out, verify=True)
 
 
-def test_settings_that_differ_from_the_inventorys_are_refused(tmp_path: Path, out: Path) -> None:
-    root, inventory = make_folder(tmp_path / "d"), out / "inventory.json"
-    stage.make_inventory(of_folder(root), inventory)
-    with pytest.raises(cli.InputError, match=r"made with data\.max_side 32, 24 given; look at the data set again"):
-        stage.make_photographs(of_folder(root, max_side=24), inventory, out / "photographs.json")
-    with pytest.raises(cli.InputError, match=r"made with data\.classes None"):
-        stage.make_tags(of_folder(root, classes=["ant"]), inventory, out / "tags.json")
+@pytest.mark.parametrize("make", ["tags", "masks"])
+def test_rows_are_those_of_the_photographs(tmp_path: Path, out: Path, make: str) -> None:
+    root = make_folder(tmp_path / "d", val=0)
+    made(of_folder(root), out)
+    make_folder(root, count=1, val=0, start=12)
+    with pytest.raises(cli.InputError, match=r"photographs\.json: the data set holds other photographs now"):
+        prepare(make, of_folder(root), out / f"{make}.json", out / "photographs.json")
+
+
+def test_every_setting_that_changes_a_result_changes_its_fingerprint(tmp_path: Path, out: Path) -> None:
+    """Snakemake makes again what has another fingerprint, and nothing else."""
+    root = make_folder(tmp_path / "d", count=30, val=0)
+    plain = {"other": "void", "untagged": "drop", "folder": {"val_share": 0.3}}
+    prints, before = fingerprints(of_folder(root, **plain)), None
+    made(of_folder(root, **plain), out)
+    before = manifests(out)
+    for number, more in enumerate(
+        (
+            {"max_side": 24},
+            {"classes": ["cow", "ant"]},
+            {"classes": ["cow", "ant"], "other": "background"},
+            {"background": "none", "classes": ["ant", "bee", "cow"]},
+            {"share": 0.5},
+            {"folder": {"val_share": 0.5}},
+            {"folder": {"val_share": 0.3, "seed": 4}},
+        )
+    ):
+        data = of_folder(root, **{**plain, **more})
+        made(data, out / str(number))
+        now = fingerprints(data)
+        for name in changed(before, manifests(out / str(number))):
+            assert getattr(now, name) != getattr(prints, name), (more, name)
 
 
 # --------------------------------------------------------------------------------------------------- command, real
@@ -868,32 +904,23 @@ def test_command(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "max_side" in text
     assert "block voc" in text
-    data, inventory = of_folder(make_folder(tmp_path / "d")), str(out / "inventory.json")
-    for make in stage.MAKES:
-        more = [] if make == "inventory" else ["--inventory", inventory]
-        main(["--make", make, "--settings", settings_of(data, make), *more, "--out", str(out / f"{make}.json")])
+    data = of_folder(make_folder(tmp_path / "d"))
+    for make in Made._fields:
+        of = [] if make == "photographs" else ["--photographs", str(out / "photographs.json")]
+        main(["--make", make, "--settings", data.model_dump_json(), *of, "--out", str(out / f"{make}.json")])
         assert json.loads((out / f"{make}.json").read_text())["kind"] == make
-    straight = made(data, tmp_path / "straight")
-    for artifact in straight:
-        assert artifact.path.read_bytes() == (out / artifact.path.name).read_bytes(), "cut settings give the same"
-    for settings, finding in (('{"max_sid": 3}', "max_sid: unknown key"), ("{", "--settings")):
+    target = str(out / "photographs.json")
+    for words, finding in (
+        (["photographs", "--settings", '{"max_sid": 3}'], "max_sid: unknown key"),
+        (["photographs", "--settings", "{"], "--settings"),
+        (["tags"], "--photographs is missing"),
+        (["photographs", "--photographs", target], "goes with tags and masks only"),
+        (["masks", "--photographs", str(out / "tags.json")], "this is tags, photographs expected"),
+    ):
         with pytest.raises(SystemExit) as left:
-            main(["--make", "inventory", "--settings", settings, "--out", inventory])
+            main(["--settings", data.model_dump_json(), "--make", *words, "--out", target])
         assert left.value.code == 2
         assert finding in capsys.readouterr().err
-    with pytest.raises(SystemExit) as left:
-        main(["--make", "masks", "--settings", data.model_dump_json(), "--out", str(out / "masks.json")])
-    assert left.value.code == 2
-    assert "--inventory is missing" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("make", ["photographs", "masks"])
-def test_the_demo_needs_few_settings(make: str, out: Path) -> None:
-    data = Data.model_validate({"max_side": 96, "demo": {"train": 4, "val": 1, "seed": 3}, "share": 1.0})
-    got = made(data, out)
-    again = Data.model_validate_json(settings_of(data, make))
-    MAKES[make](again, got.inventory.path, out / "again.json")
-    assert (out / "again.json").read_bytes() == (out / f"{make}.json").read_bytes()
 
 
 def test_real_photographs(tmp_path: Path, out: Path) -> None:

@@ -1,79 +1,149 @@
-"""The contract every stage keeps, checked on the real commands: kinds, shapes, repeatability, resume after SIGKILL, one
-image only, and bad input that loses nothing."""
+"""The contract every method keeps, checked on the real commands: kinds, shapes, repeatability, resume after SIGKILL,
+one image only, and bad input that loses nothing. A method without a case fails."""
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import signal
-import subprocess
-import time
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import planted
 import pytest
 import torch
 import torchvision
-from conftest import ENVIRONMENT, TINY, command, content, demo_settings, stage
+from conftest import ERASE, MINE, PATCHES, TINY, TRIPLET, content, demo_settings, kill_stage, prepare, stage
 
-from pipeline.core import data, demo, integrity, store
-from pipeline.core.config import METHODS
+from pipeline.core import cli, integrity, store
+from pipeline.core.steps import METHODS
+from pipeline.datasets import collage
+from pipeline.kinds import classes, labels, photographs, tags
+from pipeline.kinds.pixels import VOID
 
-ERASE = {**TINY, "scales": [1.0], "stop_recall": 0.0, "stop_loss": 9.0}
-PATCHES = {"sides": [16, 48], "size": 32, "draws": 2}
-# method → (stage, settings, inputs by kind → name in the `tiny` fixture)
-CASES: dict[str, tuple[str, dict, dict[str, str]]] = {
-    "random": ("init", {"method": "random"}, {}),
-    "imagenet": ("init", {"method": "imagenet"}, {}),
-    "colorization": ("proxy", {**TINY, "border": 4, "pixels": 32}, {"images": "images"}),
-    "jigsaw": ("proxy", {**TINY, "task": "jigsaw", "tile": 16, "permutations": 8}, {"images": "images"}),
-    "saliency": ("saliency", {}, {"images": "images"}),
-    "classify": ("classify", TINY, {"images": "images", "weights": "weights"}),
-    "cam": ("cam", {"scales": [1.0]}, {"images": "images", "classifier": "classifier"}),
-    "erase": ("erase", ERASE, {"images": "images", "seeds": "seeds", "weights": "weights"}),
-    "crf": ("crf", {}, {"images": "images", "seeds": "erased", "saliency": "saliency"}),
-    "argmax": ("crf", {"refine": "argmax"}, {"images": "images", "seeds": "seeds"}),
-    "masks": ("masks", {"fraction": 0.5}, {"images": "images"}),
-    "patches": ("patches", PATCHES, {"images": "images", "labels": "labels"}),
-    "triplet": (
-        "triplet",
-        {"batch": 4, "epochs": 1, "pool": 1},
-        {"images": "images", "patches": "patches", "weights": "weights"},
-    ),
-    "segment": ("segment", {**TINY, "width": 16}, {"images": "images", "labels": "masks", "weights": "weights"}),
-    "relabel": ("relabel", {"crf": True}, {"images": "images", "model": "model"}),
+SEE = ("photographs",)
+KNOW = ("photographs", "tags")
+
+
+class Case(NamedTuple):
+    """A method with some settings. inputs: by role, each an artifact of the `tiny` fixture or another case."""
+
+    method: str
+    settings: dict
+    inputs: dict[str, str]
+    same: str = ""  # the artifact of `tiny` that the same command made
+
+    @property
+    def stage(self) -> str:
+        return METHODS[self.method].stage
+
+
+def case(method: str, settings: dict | None = None, roles: tuple[str, ...] = (), same: str = "", **inputs: str) -> Case:
+    return Case(method, settings or {}, {role: role for role in roles} | inputs, same)
+
+
+PROXY, SEGMENT = {**TINY, "border": 4, "pixels": 32}, {**TINY, "width": 16}
+CASES = {
+    "imagenet": case("imagenet"),
+    "random": case("random", same="weights"),
+    "colorization": case("proxy", PROXY, SEE),
+    "jigsaw": case("proxy", {**TINY, "task": "jigsaw", "tile": 16, "permutations": 8}, SEE),
+    "saliency-rbd": case("saliency", {}, SEE, same="saliency"),
+    "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
+    "cam": case("cam", {"scales": [1.0]}, KNOW, same="seeds", classifier="classifier"),
+    "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
+    "erase-planted": case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="planted", weights="weights"),
+    "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
+    "mine": case("mine", MINE, SEE, same="mined", seeds="seeds", classifier="eraser"),
+    "mine-planted": case("mine", MINE, SEE, seeds="planted", classifier="erase-planted"),
+    "mine-last": case("mine", {**MINE, "stop_mined": 1.0}, SEE, seeds="seeds", classifier="eraser"),
+    "mine-stopped": case("mine", MINE, SEE, seeds="mine-last", classifier="erase-stopped"),
+    "crf": case("crf", {}, SEE, same="labels", seeds="mined", saliency="saliency"),
+    "crf-alone": case("crf", {}, SEE, seeds="seeds"),
+    "argmax": case("crf", {"refine": "argmax"}, SEE, seeds="seeds", saliency="saliency"),
+    "masks-half": case("masks", {"fraction": 0.5}, KNOW, same="few", masks="masks"),
+    "merge": case("merge", {}, SEE, true="few", pseudo="labels"),
+    "merge-classes": case("merge", {"by": "class"}, SEE, true="few", pseudo="labels"),
+    "patches-few": case("patches", PATCHES, SEE, same="patches", labels="few"),
+    "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
+    "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
+    "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
+    "relabel": case("relabel", {"crf": True}, KNOW, model="model"),
+    "relabel-covered": case("relabel", {"images": "covered"}, KNOW, model="model", covered="few"),
 }
 
 
 def test_every_method_has_a_case() -> None:
-    stages = {METHODS[name].stage for name in METHODS}
-    assert stages == {case[0] for case in CASES.values()}
+    assert {case.method for case in CASES.values()} == set(METHODS)
+
+
+def given(name: str, made: dict[str, Path]) -> dict[str, Path]:
+    return {role: made[source] for role, source in CASES[name].inputs.items()}
 
 
 @pytest.fixture(scope="module")
 def made(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every case once, on demand, shared by the tests below."""
+    """The artifacts of `tiny`, two planted ones, and every case once, on demand, shared by the tests below."""
     root = tmp_path_factory.mktemp("made")
+    assert not set(CASES) & set(tiny), "a case would be taken for an artifact of `tiny`"
 
     class Made(dict):
-        def __missing__(self, case: str) -> Path:
-            name, settings, inputs = CASES[case]
-            out = root / case / "x.json"
+        def __missing__(self, name: str) -> Path:
+            out = root / name / "x.json"
             out.parent.mkdir()
-            stage(name, out, settings, **{kind: tiny[source] for kind, source in inputs.items()})
-            self[case] = out
+            stage(CASES[name].stage, out, {"method": CASES[name].method, **CASES[name].settings}, **given(name, self))
+            self[name] = out
             return out
 
-    return Made()
+    return Made(tiny, soft=plant_soft(root / "soft.json", tiny), planted=plant_seeds(root / "planted.json", tiny))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_artifact_is_what_its_kind_promises(case: str, made: dict[str, Path], tiny: dict[str, Path]) -> None:
-    artifact, images = store.Artifact(made[case]), store.Artifact(tiny["images"])
-    assert integrity.verify(made[case]) == []
-    assert not store.part_of(made[case]).exists()
-    count, side = images["rgb"].shape[:2]
+def plant_soft(path: Path, tiny: dict[str, Path]) -> Path:
+    """Half of the probability for the background, the rest shared by the tags; two photographs are not covered."""
+    table = tags.slots(store.Artifact(tiny["tags"]))[:, :3]
+    slots = np.concatenate([np.zeros((len(table), 1), np.uint8), table], 1)
+    counts = (table != VOID).sum(1)
+    maps = np.zeros((*slots.shape, 12, 12), np.float32)
+    maps[:, 0] = 0.5
+    for i, count in enumerate(counts):
+        maps[i, 1 : 1 + count] = 0.5 / count
+    covered = np.arange(len(slots)) < 10
+    names = classes.names(store.Artifact(tiny["tags"]))
+    planted.soft(path, maps, slots, grid=8, classes=len(names), covered=covered, names=names)
+    return path
+
+
+def plant_seeds(path: Path, tiny: dict[str, Path]) -> Path:
+    """Seeds that no stage made, on a coarser grid than CAM's: each tag claims one corner."""
+    slots = tags.slots(store.Artifact(tiny["tags"]))
+    scores = np.zeros((*slots.shape, 12, 12), np.float32)
+    scores[..., :3, :3] = (slots != VOID)[..., None, None]
+    names = classes.names(store.Artifact(tiny["tags"]))
+    planted.seeds(path, scores, slots, scores > 0, grid=8, names=names)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- what is promised
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path], tiny: dict[str, Path]) -> None:
+    artifact = store.Artifact(made[name])
+    pictures, table = store.Artifact(tiny["photographs"]), tags.tags(store.Artifact(tiny["tags"]))
+    assert artifact.kind == METHODS[CASES[name].method].makes
+    assert artifact.manifest["stage"] == CASES[name].stage
+    parents = {role: store.Artifact(path).digest for role, path in given(name, made).items()}
+    assert artifact.manifest["parents"] == parents
+    assert integrity.verify(made[name]) == []
+    assert not store.part_of(made[name]).exists()
+    count, side = pictures["rgb"].shape[:2]
+    val = photographs.split(pictures, "val")
+    if artifact.kind in ("classifier", "seeds", "labels", "patches", "model"):
+        assert classes.meta(artifact) == classes.meta(store.Artifact(tiny["tags"]))
     match artifact.kind:
+        case "classifier" if artifact.meta.get("passed"):
+            assert artifact.manifest["arrays"] == {}
         case "weights" | "classifier" | "model":
             assert set(artifact.manifest["arrays"]) >= {"float32", "int64"}
             assert np.isfinite(artifact.read("float32")).all()
@@ -83,152 +153,213 @@ def test_the_artifact_is_what_its_kind_promises(case: str, made: dict[str, Path]
             assert artifact["saliency"].shape == (count, side, side)
             assert artifact.read("saliency").max() > 128
         case "seeds":
-            scores, first = artifact.read("scores"), artifact.read("first")
-            assert scores.shape == first.shape == (count, 4, side // 4, side // 4)
-            assert scores.min() >= 0
-            assert scores.max() <= 1
-            val = data.split(images, "val")
-            assert not scores[val].any(), "validation images must not be touched"
-            rounds = artifact.meta["rounds"]
-            assert len(rounds) == (2 if case == "erase" else 1)
-            assert first.max() <= len(rounds) if case == "erase" else not first.any()
+            scores, claimed, slots = (artifact.read(array) for array in ("scores", "claimed", "classes"))
+            assert scores.shape == claimed.shape == (count, 4, *2 * [-(-side // artifact.meta["grid"])])
+            assert (scores.dtype, claimed.dtype, slots.dtype) == (np.float16, np.uint8, np.uint8)
+            assert scores.min() >= 0 and scores.max() <= 1
+            assert (slots[val] == VOID).all() and not scores[val].any() and not claimed[val].any()
+            assert not scores[slots == VOID].any() and not claimed[slots == VOID].any()
+            for i in photographs.split(pictures, "train"):
+                assert slots[i][slots[i] != VOID].tolist() == np.flatnonzero(table[i]).tolist()
+            rounds = len(artifact.meta["rounds"])
+            assert rounds == (1 if CASES[name].method == "cam" else 2)
+            assert set(np.unique(claimed)) == set(range(rounds + 1)), "each round has claimed something"
         case "labels":
-            labels, covered = artifact.read("labels"), artifact.read("covered")
-            assert labels.shape == (count, side, side)
-            allowed = {0, 255} | set(range(len(artifact.meta["classes"])))
-            assert set(np.unique(labels[covered])) <= allowed
-            assert not covered[data.split(images, "val")].any()
+            found, covered = artifact.read("labels"), artifact.read("covered")
+            assert found.shape == (count, side, side)
+            assert covered.any() and not covered[val].any()
+            assert (found[~covered] == VOID).all()
             for i in covered.nonzero()[0]:  # tags, and only tags, can be in the labels
-                inside = set(np.unique(data.labels_at(artifact, images, i))) - {0, 255}
-                assert inside <= set(np.flatnonzero(images["tags"][i]) + 1)
+                inside = set(np.unique(labels.labels_at(artifact, pictures, i))) - {0, VOID}
+                assert inside <= set(np.flatnonzero(table[i]))
         case "patches":
             assert artifact["box"].shape == (len(artifact.read("class")), 4)
+            assert len(artifact.read("class")) > 0
         case kind:
             pytest.fail(f"no promise is written down for {kind}")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_same_seed_same_bytes(case: str, made: dict[str, Path], tiny: dict[str, Path], tmp_path: Path) -> None:
-    name, settings, inputs = CASES[case]
-    stage(name, tmp_path / "x.json", settings, **{kind: tiny[source] for kind, source in inputs.items()})
-    assert content(tmp_path / "x.json") == content(made[case])
+@pytest.mark.parametrize("name", CASES)
+def test_same_seed_same_bytes(name: str, made: dict[str, Path], tiny: dict[str, Path], tmp_path: Path) -> None:
+    again = tmp_path / "x.json"
+    if CASES[name].same:
+        again = tiny[CASES[name].same]
+    else:
+        settings = {"method": CASES[name].method, **CASES[name].settings}
+        stage(CASES[name].stage, again, settings, **given(name, made))
+    assert content(again) == content(made[name])
 
 
-@pytest.mark.parametrize("case", ["colorization", "classify", "triplet", "segment"])
-def test_another_seed_gives_other_weights(
-    case: str, made: dict[str, Path], tiny: dict[str, Path], tmp_path: Path
-) -> None:
-    name, settings, inputs = CASES[case]
-    stage(name, tmp_path / "x.json", settings, seed=7, **{kind: tiny[source] for kind, source in inputs.items()})
-    assert store.Artifact(tmp_path / "x.json").digest != store.Artifact(made[case]).digest
+@pytest.mark.parametrize("name", ["colorization", "classify", "triplet", "segment-soft"])
+def test_another_seed_gives_other_weights(name: str, made: dict[str, Path], tmp_path: Path) -> None:
+    stage(CASES[name].stage, tmp_path / "x.json", CASES[name].settings, seed=7, **given(name, made))
+    assert store.Artifact(tmp_path / "x.json").digest != store.Artifact(made[name]).digest
 
 
-@pytest.mark.parametrize("case", ["imagenet", "cam", "erase", "crf", "segment"])
-def test_a_second_run_computes_nothing_and_restores_the_manifest(
-    case: str, made: dict[str, Path], tiny: dict[str, Path]
-) -> None:
-    name, settings, inputs = CASES[case]
-    before = made[case].read_bytes()
-    made[case].unlink()
-    said = stage(name, made[case], settings, **{kind: tiny[source] for kind, source in inputs.items()})
+@pytest.mark.parametrize("name", ["imagenet", "cam", "erase", "mine", "crf", "segment"])
+def test_a_second_run_computes_nothing_and_restores_the_manifest(name: str, made: dict[str, Path]) -> None:
+    before = made[name].read_bytes()
+    made[name].unlink()
+    said = stage(CASES[name].stage, made[name], CASES[name].settings, **given(name, made))
     assert "complete already" in said
-    assert made[case].read_bytes() == before
+    assert made[name].read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------ SIGKILL
+# ------------------------------------------------------------------------------------------------- single methods
+
+
+def test_a_round_after_the_stop_passes_on_what_it_was_given(made: dict[str, Path]) -> None:
+    last, passed = store.Artifact(made["mine-last"]), store.Artifact(made["mine-stopped"])
+    assert "the round mined" in last.meta["rounds"][-1]["stop"]
+    assert store.Artifact(made["erase-stopped"]).meta["passed"] is True
+    assert passed.meta == last.meta
+    for name in ("scores", "classes", "claimed"):
+        np.testing.assert_array_equal(passed.read(name), last.read(name))
+
+
+def test_erasing_works_on_seeds_of_any_maker(made: dict[str, Path]) -> None:
+    """Planted ones: what they claim stays claimed, and the next round claims more, on their grid."""
+    before, after = store.Artifact(made["planted"]), store.Artifact(made["mine-planted"])
+    rows = after.read("claimed").reshape(len(after.read("claimed")), -1).any(1)
+    assert after.meta["grid"] == before.meta["grid"]
+    np.testing.assert_array_equal(after.read("claimed")[rows] == 1, before.read("claimed")[rows] == 1)
+    assert (after.read("claimed") == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cam", {"threshold": 0.2}),
+        ("cam", {"reading": "top_pixels", "largest": 0.3}),
+        ("mine", {"threshold": 0.2}),
+        ("mine", {"recognised": 0.5}),
+        ("mine", {"elsewhere": False, "stop_mined": 0.9}),
+    ],
+)
+def test_another_claim_recomputes_no_map(name: str, change: dict, made: dict[str, Path], tmp_path: Path) -> None:
+    """And gives what a run from nothing gives."""
+    shutil.copytree(made[name].parent, tmp_path / "changed")
+    changed, fresh = tmp_path / "changed" / "x.json", tmp_path / "fresh" / "x.json"
+    fresh.parent.mkdir()
+    settings = {**CASES[name].settings, **change}
+    said = stage(CASES[name].stage, changed, settings, **given(name, made))
+    assert "x.json: 0 of 12 images computed" in said
+    assert "x.json: 12 of 12 images computed" in stage(CASES[name].stage, fresh, settings, **given(name, made))
+    assert content(changed) == content(fresh)
+    assert (store.Artifact(changed).read("claimed") != store.Artifact(made[name]).read("claimed")).any()
+
+
+def test_merging_loses_no_true_mask(made: dict[str, Path], tiny: dict[str, Path]) -> None:
+    true, pseudo = store.Artifact(tiny["few"]), store.Artifact(tiny["labels"])
+    known = true.read("covered")
+    for name in ("merge", "merge-classes"):
+        merged = store.Artifact(made[name])
+        found, drawn = merged.read("labels"), true.read("labels")
+        object_ = known[:, None, None] & (drawn != 0) & (drawn != VOID)
+        assert object_.any()
+        np.testing.assert_array_equal(found[object_], drawn[object_])
+        np.testing.assert_array_equal(merged.read("covered"), known | pseudo.read("covered"))
+        np.testing.assert_array_equal(found[~known], pseudo.read("labels")[~known])
+    np.testing.assert_array_equal(store.Artifact(made["merge"]).read("labels")[known], true.read("labels")[known])
+
+
+def test_relabelling_covers_all_training_images_or_those_covered_before(
+    made: dict[str, Path], tiny: dict[str, Path]
+) -> None:
+    train = photographs.split(store.Artifact(tiny["photographs"]), "train")
+    few = store.Artifact(tiny["few"]).read("covered").nonzero()[0]
+    assert 0 < len(few) < len(train)
+    assert store.Artifact(made["relabel"]).read("covered").nonzero()[0].tolist() == train.tolist()
+    assert store.Artifact(made["relabel-covered"]).read("covered").nonzero()[0].tolist() == few.tolist()
+
+
+# -------------------------------------------------------------------------------------------------------- SIGKILL
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """More than one shard of pictures, so that a kill finds some work done."""
+    """More than one shard of photographs, so that a kill finds some work done."""
     root = tmp_path_factory.mktemp("long")
-    kinds = ("images", "weights", "classifier", "seeds", "masks", "patches", "model")
-    made = {name: root / f"{name}.json" for name in kinds}
-    stage("prepare", made["images"], demo_settings(train=store.SHARD + 16, val=2))
+    made = prepare(root, demo_settings(train=store.SHARD + 16, val=2))
+    pictures = store.Artifact(made["photographs"])
+    table, count = tags.tags(store.Artifact(made["tags"])), len(pictures["size"])
+    for name in ("weights", "classifier", "seeds", "eraser", "few", "patches", "model"):
+        made[name] = root / f"{name}.json"
+    short = {**TINY, "epochs": 0.1}
+    see, know = ({role: made[role] for role in roles} for roles in (SEE, KNOW))
     stage("init", made["weights"], {"method": "random"})
-    images = made["images"]
-    stage("classify", made["classifier"], {**TINY, "epochs": 0.2}, images=images, weights=made["weights"])
-    stage("cam", made["seeds"], {"scales": [1.0], "flip": False}, images=images, classifier=made["classifier"])
-    stage("masks", made["masks"], images=images)
-    stage("patches", made["patches"], PATCHES, images=images, labels=made["masks"])
-    short = {**TINY, "epochs": 0.1, "width": 16}
-    stage("segment", made["model"], short, images=images, labels=made["masks"], weights=made["weights"])
+    stage("classify", made["classifier"], short, **know, weights=made["weights"])
+    # Planted, since nothing here asks where the objects are: a corner each.
+    slots = tags.slots(store.Artifact(made["tags"]))
+    scores = np.zeros((*slots.shape, 24, 24), np.float32)
+    scores[..., 4:12, 4:12] = (slots != VOID)[..., None, None]
+    names = classes.names(store.Artifact(made["tags"]))
+    assert table.shape == (count, len(names))
+    planted.seeds(made["seeds"], scores, slots, scores > 0, names=names)
+    stage("erase", made["eraser"], {**ERASE, **short}, **know, seeds=made["seeds"], weights=made["weights"])
+    stage("masks", made["few"], **know, masks=made["masks"])
+    stage("patches", made["patches"], PATCHES, **see, labels=made["few"])
+    stage("segment", made["model"], {**short, "width": 16}, **see, labels=made["few"], weights=made["weights"])
     return made
 
 
+JOURNAL, CHECKPOINT = "pipeline.core.store:log", "pipeline.core.loop:Checkpoint.save"
+HALF = {**TINY, "epochs": 0.5}
+# What dies at the first finished shard, and what at the first checkpoint.
 KILLED = {
-    # case: stage, settings, inputs, when to kill
-    "rows": ("saliency", {"algorithm": "rbd"}, ["images"], "journal"),
-    "crf": ("crf", {}, ["images", "seeds"], "journal"),
-    "cam": ("cam", {"scales": [1.0, 0.5]}, ["images", "classifier"], "journal"),
-    "relabel": ("relabel", {}, ["images", "model"], "journal"),
-    "masks": ("masks", {}, ["images"], "journal"),
-    "proxy": ("proxy", {**TINY, "epochs": 2, "pixels": 16, "hidden": 16}, ["images"], "checkpoint"),
-    "classify": ("classify", {**TINY, "epochs": 2}, ["images", "weights"], "checkpoint"),
-    "triplet": ("triplet", {"batch": 4, "epochs": 1, "pool": 1}, ["images", "patches", "weights"], "checkpoint"),
-    "training": ("segment", {**TINY, "epochs": 2, "width": 16}, ["images", "masks", "weights"], "checkpoint"),
-    "erase": ("erase", {**ERASE, "epochs": 0.2, "flip": False}, ["images", "seeds", "weights"], "journal"),
+    "saliency": (JOURNAL, case("saliency", {}, SEE)),
+    "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
+    "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
+    "mine": (JOURNAL, case("mine", {**MINE, "flip": False}, SEE, seeds="seeds", classifier="eraser")),
+    "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
+    "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
+    "relabel": (JOURNAL, case("relabel", {"flip": False}, KNOW, model="model")),
+    "proxy": (CHECKPOINT, case("proxy", {**HALF, "pixels": 16, "hidden": 16}, SEE)),
+    "classify": (CHECKPOINT, case("classify", HALF, KNOW, weights="weights")),
+    "erase": (CHECKPOINT, case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="seeds", weights="weights")),
+    "triplet": (CHECKPOINT, case("triplet", {**TRIPLET, "epochs": 0.5}, SEE, patches="patches", weights="weights")),
+    "segment": (CHECKPOINT, case("segment", {**HALF, "width": 16}, SEE, labels="few", weights="weights")),
 }
 
 
-@pytest.mark.parametrize("case", KILLED)
+def test_every_method_that_can_go_on_is_killed() -> None:
+    """The others write one small table: they begin anew."""
+    assert {case.method for _, case in KILLED.values()} == set(METHODS) - {"imagenet", "random", "patches"}
+
+
+@pytest.mark.parametrize("name", KILLED)
 def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
-    case: str, long: dict[str, Path], tmp_path: Path
+    name: str, long: dict[str, Path], tmp_path: Path
 ) -> None:
-    name, settings, names, when = KILLED[case]
-    inputs = {("labels" if kind == "masks" else kind): long[kind] for kind in names}
+    where, about = KILLED[name]
+    inputs = {role: long[source] for role, source in about.inputs.items()}
     straight, broken = tmp_path / "straight" / "x.json", tmp_path / "broken" / "x.json"
     straight.parent.mkdir()
     broken.parent.mkdir()
-    stage(name, straight, settings, **inputs)
+    stage(about.stage, straight, about.settings, **inputs)
 
-    flags = [part for kind, path in inputs.items() for part in (f"--{kind}", path)]
-    words = command(
-        name, *flags, "--settings", json.dumps(settings), "--out", broken, "--precision", "f32", "--threads", "2"
-    )
-    process = subprocess.Popen(
-        words,
-        env={**ENVIRONMENT, "CHECKPOINT_SECONDS": "0.2"},
-        cwd=broken.parent,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    part = store.part_of(broken)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        journal = part / "shards.jsonl"
-        if when == "journal" and journal.is_file() and journal.read_text().count("\n") >= 1:
-            break
-        if when == "checkpoint" and (part / "checkpoint.pt").is_file():
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "the stage ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_stage(about.stage, where, broken, about.settings, **inputs)
     assert not broken.exists()
-    assert part.exists()
+    assert store.part_of(broken).exists()
 
-    said = stage(name, broken, settings, **inputs)
+    said = stage(about.stage, broken, about.settings, **inputs)
     assert content(straight) == content(broken)
-    if when == "journal":
-        done = int(said.split("x.json: ")[1].split(" of ")[0])
-        assert done <= 16 + 2, f"{done} images computed again"
+    if where == JOURNAL:
+        assert "x.json: 16 of 80 images computed" in said
     else:
-        assert "going on after iteration" in said
-    if case == "erase":
-        assert "going on after iteration" in said, "the finished training was repeated"
+        assert "going on after iteration 1\n" in said
 
 
-# ---------------------------------------------------------------------------------------------- incremental
+# ---------------------------------------------------------------------------------------------------- incremental
 
 
 def test_rows_that_did_not_change_are_not_computed_again(tmp_path: Path) -> None:
     """Five more pictures: saliency computes five."""
-    images, out = tmp_path / "images.json", tmp_path / "saliency.json"
-    stage("prepare", images, demo_settings(train=50, val=7))
-    stage("saliency", out, {"algorithm": "ft"}, images=images)
-    stage("prepare", images, demo_settings(train=55, val=2))
-    said = stage("saliency", out, {"algorithm": "ft"}, images=images)
+    out = tmp_path / "saliency.json"
+    before = prepare(tmp_path, demo_settings(train=50, val=7))
+    stage("saliency", out, {"algorithm": "ft"}, photographs=before["photographs"])
+    after = prepare(tmp_path, demo_settings(train=55, val=2))
+    said = stage("saliency", out, {"algorithm": "ft"}, photographs=after["photographs"])
     assert "5 of 55 images computed" in said
 
 
@@ -243,45 +374,105 @@ def test_another_file_of_weights_under_the_same_name_is_noticed(tmp_path: Path) 
     assert digests[0] != digests[1]
 
 
-# -------------------------------------------------------------------------------------------- one image, bad input
+# ----------------------------------------------------------------------------------------- one image, bad input
 
 
 def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
-    made = {name: tmp_path / f"{name}.json" for name in ("images", "w", "c", "s", "e", "l", "p", "t", "m")}
-    one = {**TINY, "epochs": 2}
-    demo.write(tmp_path / "photos", train=1, val=1, seed=0)
-    _, _, tags = demo.compose(0, 0)
+    one = {**TINY, "epochs": 2, "batch": 1}
+    chain = {
+        "random": case("random"),
+        "proxy": case("proxy", {**one, "pixels": 16, "hidden": 16}, SEE),
+        "saliency": case("saliency", {}, SEE),
+        "classifier": case("classify", one, KNOW, weights="proxy"),
+        "seeds": case("cam", {"scales": [1.0]}, KNOW, classifier="classifier"),
+        "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),
+        "mined": case("mine", MINE, SEE, seeds="seeds", classifier="eraser"),
+        "pseudo": case("crf", {}, SEE, seeds="mined", saliency="saliency"),
+        "true": case("masks", {}, KNOW, masks="masks"),
+        "labels": case("merge", {"by": "class"}, SEE, true="true", pseudo="pseudo"),
+        "patches": case("patches", PATCHES, SEE, labels="labels"),
+        "tuned": case("triplet", TRIPLET, SEE, patches="patches", weights="random"),
+        "model": case("segment", {**one, "width": 16}, SEE, labels="labels", weights="tuned"),
+        "again": case("relabel", {}, KNOW, model="model"),
+    }
+    assert {about.method for about in chain.values()} == set(METHODS) - {"imagenet"}
+    collage.write(tmp_path / "photos", train=1, val=1, seed=0)
+    _, _, names = collage.compose(0, 0)
     source = {"format": "folder", "max_side": 96, "folder": {"root": str(tmp_path / "photos")}}
-    stage("prepare", made["images"], {**source, "classes": tags, "other": "background"})
-    images = made["images"]
-    stage("init", made["w"], {"method": "random"})
-    stage("classify", made["c"], one, images=images, weights=made["w"])
-    stage("cam", made["s"], {"scales": [1.0]}, images=images, classifier=made["c"])
-    stage("erase", made["e"], {**ERASE, "batch": 1}, images=images, seeds=made["s"], weights=made["w"])
-    stage("crf", made["l"], images=images, seeds=made["e"])
-    stage("patches", made["p"], PATCHES, images=images, labels=made["l"])
-    stage(
-        "triplet", made["t"], {"batch": 4, "epochs": 1, "pool": 1}, images=images, patches=made["p"], weights=made["w"]
-    )
-    stage("segment", made["m"], {**one, "width": 16}, images=images, labels=made["l"], weights=made["t"])
-    assert integrity.verify(made["m"]) == []
+    made = prepare(tmp_path, {**source, "classes": names, "other": "background"})
+    for name, about in chain.items():
+        made[name] = tmp_path / f"{name}.json"
+        inputs = {role: made[source] for role, source in about.inputs.items()}
+        stage(about.stage, made[name], {"method": about.method, **about.settings}, **inputs)
+    assert store.Artifact(made["again"]).read("covered").tolist() == [True, False]
+    assert integrity.verify(made["again"]) == []
 
 
 def test_bad_input_is_one_clear_message_and_loses_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
-    out = tmp_path / "x.json"
-    said = stage("classify", out, TINY, fails=True, images=tiny["images"], weights=tiny["labels"])
+    out, know = tmp_path / "x.json", {role: tiny[role] for role in KNOW}
+    said = stage("classify", out, TINY, fails=True, **know, weights=tiny["labels"])
     assert "this is labels, weights expected" in said
     assert "Traceback" not in said
-    said = stage("classify", out, {"epoch": 1}, fails=True, images=tiny["images"], weights=tiny["weights"])
+    said = stage("classify", out, {"epoch": 1}, fails=True, **know, weights=tiny["weights"])
     assert "epoch: unknown key" in said
-    said = stage("cam", out, {}, fails=True, images=tiny["images"], classifier=tmp_path / "none.json")
+    said = stage("cam", out, {}, fails=True, **know, classifier=tmp_path / "none.json")
     assert "no such artifact" in said
+    said = stage("mine", out, MINE, fails=True, photographs=tiny["photographs"], seeds=tiny["seeds"],
+                 classifier=tiny["classifier"])  # fmt: skip
+    assert "made by 'classify', classifier made by 'erase' expected" in said
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_run_keeps_the_artifact_that_was_there(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_a_failed_run_keeps_the_artifact_that_was_there(tmp_path: Path) -> None:
     out = tmp_path / "x.json"
     stage("init", out, {"method": "random"})
     before = content(out)
     stage("init", out, {"method": "imagenet", "file": str(tmp_path / "missing.pth")}, fails=True)
     assert content(out) == before
+
+
+# --------------------------------------------------------------------------------------- artifacts of older versions
+
+
+def aged(path: Path) -> Path:
+    """The artifact as the version before made it: its manifest says less."""
+    manifest = json.loads(path.read_text())
+    del manifest["choices"]
+    path.write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture(scope="module")
+def old_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact `images`, which held photographs, tags and masks in one."""
+    path = tmp_path_factory.mktemp("old") / "images.json"
+    arrays = {"rgb": np.zeros((2, 32, 32, 3), np.uint8), "size": np.full((2, 2), 32, np.int32)}
+    planted.rows_artifact(path, "images", arrays, {"classes": ["background", "cat"]})
+    return aged(path)
+
+
+@pytest.mark.parametrize("method", [name for name, about in METHODS.items() if "photographs" in about.takes])
+def test_images_of_an_older_version_are_refused_with_a_message(
+    method: str, old_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = METHODS[method]
+    words = [part for role in about.takes for part in (f"--{role}", str(old_images))]
+    words += ["--settings", json.dumps({"method": method}), "--out", str(tmp_path / "x.json")]
+    with pytest.raises(SystemExit) as left:
+        cli.main(importlib.import_module(f"pipeline.{about.stage}").run, about, argv=words)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "images.json: this is images, photographs expected" in said
+    assert "older version" in said and "snakemake clean" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_of_an_older_version_are_refused_with_a_message(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """They said `first` where seeds say `claimed` now."""
+    source = store.Artifact(tiny["seeds"])
+    arrays = {"scores": source.read("scores"), "classes": source.read("classes"), "first": source.read("claimed")}
+    planted.rows_artifact(tmp_path / "seeds.json", "seeds", arrays, source.meta)
+    old = aged(tmp_path / "seeds.json")
+    said = stage("crf", tmp_path / "x.json", {}, fails=True, photographs=tiny["photographs"], seeds=old)
+    assert "seeds.json: seeds without the array 'claimed'" in said and "older version" in said
+    assert "Traceback" not in said

@@ -68,14 +68,11 @@ HOPELESS: tuple[tuple[str, str], ...] = (
     (r"DependencyNeverSatisfied", "it waits for a job that failed"),
 )
 CHANGE: tuple[tuple[str, str], ...] = (
-    (
-        r".*(TimeLimit|WallDuration).*",
-        "ask for less (`max_runtime` in the profile), or name a partition that gives more",
-    ),
-    (r".*(Account|Grp).*", "name another account (`slurm_account` in the profile)"),
-    (r".*QOS.*", "name another QOS (--slurm-qos)"),
-    (r".*[hH]eld.*", "`scontrol release {job}` lets it go, or ask why it is held"),
-    (r".*", "name another partition, or ask for less (set-resources in the profile)"),
+    (r".*(TimeLimit|WallDuration).*", "ask for less (max_runtime in the profile) or name a partition that gives more"),
+    (r".*(Account|Grp).*", "name another account (slurm_account in the profile)"),
+    (r".*QOS.*", "name another QOS (slurm-qos in the profile)"),
+    (r".*[hH]eld.*", "ask why it is held, or let it go (scontrol release {job})"),
+    (r".*", "name another partition or ask for less (set-resources in the profile)"),
 )
 
 
@@ -123,8 +120,8 @@ def waiting(listed: str, folder: str) -> Iterator[Waiting]:
     for line in listed.splitlines():
         parts = line.split("|")
         if len(parts) >= 8 and "|".join(parts[6:]).startswith(f"{folder}|rule_"):
-            comment = "|".join(parts[6:])[len(folder) + 1 :]
-            yield Waiting(*parts[:6], comment)
+            fields = [*parts[:6], "|".join(parts[6:])[len(folder) + 1 :]]
+            yield Waiting(*fields)
 
 
 def watch(workflow: Any, say: Callable[[str], None]) -> None:

@@ -78,9 +78,9 @@ class Data(Settings):
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
     )
-    demo: Demo = Demo()
-    voc: Voc = Voc()
-    folder: Folder = Folder()
+    demo: Demo = Field(Demo(), description="which of the built-in pictures")
+    voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
+    folder: Folder = Field(Folder(), description="where a plain folder of photographs lies")
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +123,7 @@ class Data(Settings):
 
 class Evaluate(Settings):
     scales: Scales = Field((1.0,), description="of the final network")
-    flip: bool = False
+    flip: bool = Field(False, description="mirror images too")
     crf: bool = Field(False, description="dense CRF on the final network's predictions; recorded in the report")
     thresholds: int = Field(19, ge=1, description="seeds are scored at this many thresholds between 0 and 1")
 
@@ -144,16 +144,16 @@ class Config(Settings):
     """The whole of config.yaml."""
 
     results: Path = Field(Path("results"), description="where every artifact goes")
-    data: Data = Data()
+    data: Data = Field(Data(), description="the photographs, their tags and masks")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="each recipe is run once per seed")
     run: list[str] = Field(min_length=1, description="recipes that `snakemake` makes")
     steps: dict[str, AnyStep] = Field(default_factory=dict, description="named blocks of a method's settings")
     recipes: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         description="lists of steps; a method's name is a step with its defaults"
     )
-    evaluate: Evaluate = Evaluate()
-    report: Report = Report()
-    compute: Compute = Compute()
+    evaluate: Evaluate = Field(Evaluate(), description="how results are scored")
+    report: Report = Field(Report(), description="what the report shows")
+    compute: Compute = Field(Compute(), description="what is computed on, and how precisely")
 
     @field_validator("results")
     @classmethod
@@ -196,6 +196,11 @@ class Config(Settings):
 
 def parse(raw: dict[str, Any]) -> Config:
     """config.yaml as read → Config. A step without `method` takes the method of its own name."""
+    if {"kind", "digest", "arrays"} <= raw.keys():
+        raise ConfigError(
+            f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
+            "every word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
+        )
     raw, steps = dict(raw), raw.get("steps") or {}
     if isinstance(steps, dict):
         raw["steps"] = {name: _block(name, block) for name, block in steps.items()}
@@ -245,11 +250,13 @@ def explain(error: ValidationError, where: str, tag: int | None = None) -> str:
         if at is not None and at < len(parts) and parts[at] in METHODS:
             del parts[at]
         key = ".".join(parts)
-        message = item["msg"]
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"
         elif item["type"] == "union_tag_not_found":
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
+        elif item["type"] == "union_tag_invalid":
+            message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
-        lines.append(f"  {key}: {message}{found}")
+        lines.append(f"  {key + ': ' if key else ''}{message}{found}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ beside its place, synced, renamed, and then its folder is synced; so whoever fin
 from __future__ import annotations
 
 import asyncio
+import errno
 import fnmatch
 import glob
 import os
@@ -94,8 +95,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # some network file systems refuse folders; they keep names by other means
-        pass
+    except OSError as error:  # some network file systems refuse folders; they keep names by other means
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 

@@ -132,6 +132,9 @@ class Imagenet(Step):
     backbone: BackboneName = Field("efficientnet_lite0", description="network whose weights they are")
     file: Path | None = Field(None, description="local state dict; null: torchvision's cache or the pip package")
 
+    def seconds(self, side: int) -> float:
+        return 0.0
+
 
 class Random(Step):
     makes: ClassVar[Kind] = "weights"
@@ -139,6 +142,9 @@ class Random(Step):
     threads: ClassVar[int] = 1
     method: Literal["random"] = "random"
     backbone: BackboneName = Field("resnet18", description="network to initialise")
+
+    def seconds(self, side: int) -> float:
+        return 0.0
 
 
 class Proxy(CropTraining):
@@ -178,7 +184,7 @@ class Saliency(Step):
     side: int = Field(300, ge=32, description="computed at this longer side, then resized back")
 
     def seconds(self, side: int) -> float:
-        return 0.7
+        return 0.2 + 0.7 * (self.side / side) ** 2
 
 
 def _views(scales: tuple[float, ...], flip: bool) -> float:

@@ -1,7 +1,7 @@
 """Has a data set changed? A cheap digest for each artifact that is made from it, which Snakemake keeps as a parameter.
 
 Names, sizes and times of pictures count, and the contents of lists: a look at 10⁶ files takes seconds. What the files
-hold is compared by pipeline/prepare.py, which a mere touch makes read them again and change nothing.
+hold is compared by datasets/inventory.py, which a mere touch makes read them again and change nothing.
 This module must not import numpy or torch: Snakemake asks on every dry run.
 """
 
@@ -19,13 +19,12 @@ from pipeline.datasets.files import FOREIGN, SUFFIXES
 from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
-# Settings that making these reads, beside the root of the files; all else is in the inventory, and in the digests.
-READS = {"photographs": {"format", "max_side"}, "masks": {"format"}}
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """One digest each; count: photographs that are listed, to size jobs by; masked: how many masks there are."""
+    """One digest each, of files and settings; count: photographs that are listed, to size jobs by; masked: how many
+    masks there are."""
 
     inventory: str
     photographs: str
@@ -39,7 +38,7 @@ UNKNOWN = Fingerprints("", "", "", "", 0, 1)  # in a job's own Snakemake, which 
 
 
 def fingerprints(data: Data) -> Fingerprints:
-    """Digests of what each artifact of a data set is made from: one pass over the folders, no file but lists is opened.
+    """Digests of all that each artifact of a data set is made from: one pass over folders, no file but lists opened.
 
     photographs: the files and the lists. tags: what says them (tags.csv, annotations, or the masks), the classes, the
     lists. masks: the files, the classes, the lists. inventory: everything. Where the lists depend on tags, as with
@@ -63,14 +62,6 @@ def fingerprints(data: Data) -> Fingerprints:
         photographs.count if trace.count is None else trace.count,
         masks.count if trace.photographs else trace.count or 0,
     )
-
-
-def settings_of(data: Data, make: str) -> str:
-    """JSON of the settings that making this artifact reads, so that a change of any other does not make it again."""
-    if make not in READS:
-        return data.model_dump_json()
-    block = {"root"} if data.format != "demo" else {"train", "val", "seed"}
-    return data.model_dump_json(include={**dict.fromkeys(READS[make], True), data.format: block})
 
 
 def digest(parts: object) -> str:

@@ -1,7 +1,7 @@
 """Seeds: where each tag of a photograph was found, and which cells are claimed for it. One place says what is claimed.
 
 scores   f16 [N,K,g,g]  in [0,1], largest of all rounds so far; K tag slots, one cell per grid x grid pixels
-classes  u8 [N,K]       class id of each slot, 255 = empty
+classes  u8 [N,K]       class id of each slot, 255 = empty; all are in photographs that are not of split train
 claimed  u8 [N,K,g,g]   the round (1, 2, …) that claimed a cell for the slot's class, 0 = unclaimed
 
 Every maker of seeds claims: the first (CAM) in round 1, each round of erasing in the next. `meta.rounds` has an entry

@@ -14,7 +14,7 @@ from pipeline.core import cards, cluster, digest, recipe as recipes, resources a
 from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
-from pipeline.datasets.fingerprint import UNKNOWN, fingerprints, settings_of
+from pipeline.datasets.fingerprint import UNKNOWN, fingerprints
 
 try:
     CONFIG = parse_config(config)
@@ -123,7 +123,7 @@ def stages(wildcards):
 
 
 def code_of_evaluate(wildcards):
-    return digest.code_digest("evaluate", node(wildcards.folder).choices)
+    return digest.code_digest("evaluate", node(wildcards.folder).choices | {wildcards.kind})
 
 
 def code_of_page(wildcards):

@@ -1,19 +1,12 @@
 # What a data set is to the recipes: photographs, tags and masks, each remade only when its own files change.
 
-
-class Whole:
-    """The `data:` block as the command is given it. Snakemake remembers texts and numbers of `params`, and no objects:
-    what makes a job run again are the settings that its artifact is made from, beside it."""
-
-    def __str__(self):
-        return CONFIG.data.model_dump_json()
-
-
 for part, path in PARTS.items():
 
     rule:
         name:
             f"prepare_{part}"
+        input:
+            [] if part == "photographs" else PARTS["photographs"],  # whose rows theirs are
         output:
             path,
         log:
@@ -28,9 +21,11 @@ for part, path in PARTS.items():
             runtime=runtime(costs.PREPARE),
         params:
             make=part,
-            data=Whole(),
-            settings=settings_of(CONFIG.data, part),
-            files=getattr(SCAN, part),
-            code=digest.code_digest("prepare"),
+            rows="" if part == "photographs" else f"--photographs {shlex.quote(PARTS['photographs'])}",
+            # Derived from the output, so that Snakemake does not compare it: `files` has all of it that matters.
+            data=lambda wildcards, output: CONFIG.data.model_dump_json(),
+            files=getattr(SCAN, part),  # of the files and settings that it is made from
+            code=digest.code_digest("prepare", [part, CONFIG.data.format]),
         shell:
-            "python -m pipeline.prepare --make {params.make} --settings {params.data:q} --out {output:q} 2>&1 | tee {log:q}"
+            "python -m pipeline.prepare --make {params.make} {params.rows} --settings {params.data:q} --out {output:q}"
+            " 2>&1 | tee {log:q}"

@@ -1,0 +1,185 @@
+"""The inventory of a data set: what one look at all of it found. It lies beside the artifacts made from it.
+
+It is a note, not an artifact: whoever makes photographs, tags or masks takes the one that is there if no file has
+changed since, and looks again if one has; what was known is not decoded again. As Snakemake never sees it, a corrected
+mask plans nothing but masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import store
+from pipeline.core.config import Data
+from pipeline.core.digest import code_digest
+from pipeline.core.durable import write_atomic
+from pipeline.core.job import InputError
+from pipeline.datasets import look as looking
+from pipeline.datasets.classes import Classes, keep_classes, tag_ids
+from pipeline.datasets.fingerprint import fingerprints
+from pipeline.datasets.layouts import place, read_source, root_of
+from pipeline.datasets.look import Known, Look, look
+from pipeline.datasets.source import SPLITS, Source
+
+LINES = 50  # of a message
+FILE = "inventory.npz"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """One entry for each photograph, N of C classes: the training list, then the validation list."""
+
+    about: dict[str, Any]  # stamp; classes, background, tags_from, counts
+    id: list[str]
+    photograph: list[str]  # where the file lies, below the data set's root
+    mask: list[str]  # "" for none
+    photograph_digest: np.ndarray  # uint8 [N,16], of what the file holds
+    mask_digest: np.ndarray
+    key: np.ndarray  # uint8 [N,16]: what the look at the two depends on
+    size: np.ndarray  # int32 [N,2]: upright, before any reduction
+    tags: np.ndarray  # bool [N,C]
+    values: np.ndarray  # int16 [256]: mask value → class id
+    splits: dict[str, np.ndarray]  # row numbers, int64
+
+
+def take_inventory(data: Data, file: Path) -> Inventory:
+    """The inventory of the files as they are now.
+
+    Raises InputError with everything that is wrong with the data set, before anything is written.
+    """
+    # Taken first: a file that changes during the look makes the next one look again.
+    stamp = stamp_of(data)
+    old = load(file)
+    if old is not None and old.about["stamp"] == stamp:
+        return old
+    source = read_source(data)
+    problems = source.problems
+    if not source.pictures:
+        refuse(data, problems)
+    classes = keep_classes(source.classes, data, problems)
+    tags = tag_ids(source, classes, data)
+    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]))
+    if source.tags_from == "masks":
+        tags |= found.drawn
+    problems += looking.leaks(source, found)
+    if data.untagged == "drop":
+        source = looking.without_untagged(source, tags)
+    problems += looking.untagged(source, classes, tags, data.share)
+    refuse(data, problems)
+    inventory = noted(source, classes, tags, found, root_of(data), stamp)
+    save(inventory, file)
+    counts = inventory.about["counts"]
+    for split in SPLITS:
+        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask", flush=True)
+    return inventory
+
+
+def stamp_of(data: Data) -> str:
+    """Equal stamps mean that nothing has changed: code, settings, and all files by name, size and time."""
+    away: Any = {"name": True, data.format: {"root", "download", "url"}}
+    made_of = code_digest("prepare", [data.format]), data.model_dump_json(exclude=away), fingerprints(data).inventory
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()
+
+
+def known_files(old: Inventory | None) -> Known:
+    if old is None:
+        return {}
+    sizes, tags = old.size.tolist(), old.tags
+    return {
+        bytes(key): ((size[0], size[1]), set(np.flatnonzero(row).tolist()))
+        for key, size, row in zip(old.key, sizes, tags, strict=True)
+    }
+
+
+def noted(
+    source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look, root: Path | None, stamp: str
+) -> Inventory:
+    names = [picture.id for picture in source.pictures]
+    rows = {name: row for row, name in enumerate(names)}
+    table = np.zeros((len(names), len(classes.names)), bool)
+    for row, name in enumerate(names):
+        table[row, list(tags[name])] = True
+    return Inventory(
+        {
+            "stamp": stamp,
+            "classes": classes.names,
+            "background": classes.background,
+            "tags_from": source.tags_from,
+            "counts": looking.count(source, classes, tags),
+        },
+        names,
+        [place(picture.image, root) for picture in source.pictures],
+        [place(picture.mask, root) for picture in source.pictures],
+        as_rows(found.digests[name][0] for name in names),
+        as_rows(found.digests[name][1] for name in names),
+        as_rows(found.keys[name] for name in names),
+        np.array([found.sizes[name] for name in names], np.int32),
+        table,
+        classes.values,
+        {split: np.array([rows[name] for name in source.splits[split]], np.int64) for split in SPLITS},
+    )
+
+
+def as_rows(digests: Iterable[bytes]) -> np.ndarray:
+    """uint8 [N,16]."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, store.DIGEST)
+
+
+# ------------------------------------------------------------------------------------------------------------ file
+
+TEXTS = ("id", "photograph", "mask")
+ARRAYS = ("photograph_digest", "mask_digest", "key", "size", "tags", "values")
+
+
+def save(inventory: Inventory, file: Path) -> None:
+    content = BytesIO()
+    arrays: dict[str, Any] = {name: getattr(inventory, name) for name in ARRAYS}
+    arrays |= {name: store.encode_text(getattr(inventory, name)) for name in TEXTS}
+    arrays |= {f"split_{split}": rows for split, rows in inventory.splits.items()}
+    np.savez_compressed(content, about=np.frombuffer(json.dumps(inventory.about).encode(), np.uint8), **arrays)
+    write_atomic(file, content.getvalue())
+
+
+def load(file: Path) -> Inventory | None:
+    """None where there is none, or none that can be read: nothing is lost but time."""
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            arrays: dict[str, Any] = {name: found[name] for name in ARRAYS}
+            texts: dict[str, Any] = {name: store.decode_text(found[name]) for name in TEXTS}
+            splits = {split: found[f"split_{split}"] for split in SPLITS}
+            return Inventory(json.loads(bytes(found["about"])), splits=splits, **texts, **arrays)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # damaged, or of another version: numpy raises almost anything
+        print(f"{file}: cannot be read ({error}); all files are looked at anew", flush=True)
+        return None
+
+
+# -------------------------------------------------------------------------------------------------------- problems
+
+
+def refuse(data: Data, problems: list[str]) -> None:
+    """Raise one InputError with all problems, if there are any."""
+    if problems:
+        first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
+        raise InputError("\n  ".join([first, *shorten(problems)]))
+
+
+def shorten(problems: list[str]) -> list[str]:
+    """At most LINES lines. Problems with one remedy are of one kind, and no kind crowds out another."""
+    if len(problems) <= LINES:
+        return problems
+    kinds: dict[str, list[str]] = {}
+    for line in problems:
+        kinds.setdefault(line.rpartition(";")[2], []).append(line)
+    share = max(1, LINES // len(kinds))
+    lines = [line for group in kinds.values() for line in group[:share]][:LINES]
+    return [*lines, f"... and {len(problems) - len(lines)} more"]
