@@ -49,7 +49,7 @@ CASES = {
     "random": case("random", same="weights"),
     "colorization": case("proxy", PROXY, SEE),
     "jigsaw": case("proxy", {**TINY, "task": "jigsaw", "tile": 16, "permutations": 8}, SEE),
-    "saliency": case("saliency", {}, SEE, same="saliency"),
+    "saliency-rbd": case("saliency", {}, SEE, same="saliency"),
     "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
     "cam": case("cam", {"scales": [1.0]}, KNOW, same="seeds", classifier="classifier"),
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
@@ -62,10 +62,10 @@ CASES = {
     "crf": case("crf", {}, SEE, same="labels", seeds="mined", saliency="saliency"),
     "crf-alone": case("crf", {}, SEE, seeds="seeds"),
     "argmax": case("crf", {"refine": "argmax"}, SEE, seeds="seeds", saliency="saliency"),
-    "masks": case("masks", {"fraction": 0.5}, KNOW, same="few", masks="masks"),
+    "masks-half": case("masks", {"fraction": 0.5}, KNOW, same="few", masks="masks"),
     "merge": case("merge", {}, SEE, true="few", pseudo="labels"),
     "merge-classes": case("merge", {"by": "class"}, SEE, true="few", pseudo="labels"),
-    "patches": case("patches", PATCHES, SEE, same="patches", labels="few"),
+    "patches-few": case("patches", PATCHES, SEE, same="patches", labels="few"),
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
@@ -86,6 +86,7 @@ def given(name: str, made: dict[str, Path]) -> dict[str, Path]:
 def made(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The artifacts of `tiny`, two planted ones, and every case once, on demand, shared by the tests below."""
     root = tmp_path_factory.mktemp("made")
+    assert not set(CASES) & set(tiny), "a case would be taken for an artifact of `tiny`"
 
     class Made(dict):
         def __missing__(self, name: str) -> Path:
@@ -95,8 +96,7 @@ def made(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dic
             self[name] = out
             return out
 
-    sources = {name: path for name, path in tiny.items() if name not in CASES}
-    return Made(sources, soft=plant_soft(root / "soft.json", tiny), planted=plant_seeds(root / "planted.json", tiny))
+    return Made(tiny, soft=plant_soft(root / "soft.json", tiny), planted=plant_seeds(root / "planted.json", tiny))
 
 
 def plant_soft(path: Path, tiny: dict[str, Path]) -> Path:

@@ -1,53 +1,97 @@
-"""Snakemake for real: dry runs, the tiny chain, and exactly which jobs an edit brings back."""
+"""Snakemake for real: every recipe on a small folder of photographs, and exactly which jobs an edit brings back.
+
+One run makes all recipes of config.yaml; most other tests are dry runs over what it left. Its paths are as awkward as
+paths can be, so that whatever reaches a shell unquoted fails here. Rules' commands are forked from warm processes
+(warm.py), but where Snakemake is killed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import warm
 import yaml
 from conftest import ENVIRONMENT, ROOT
+from PIL import Image
+
+from pipeline.datasets import collage
 
 pytestmark = pytest.mark.workflow
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "pipeline", "configs", "envs", "slurm")
-CHAIN = {"prepare", "proxy", "classify", "cam", "erase", "saliency", "crf", "patches", "triplet", "segment"}
+TINY = str(ROOT / "tests" / "tiny.yaml")
+RESULTS = "my results & $(touch executed) it's; touch executed"
+PHOTOS = "my photos & $(touch executed) it's"
+PLACE = f"{RESULTS}/tiny"
+
+# Recipe → jobs of a dry run of its report alone, with the data's own three and the report.
+RECIPES = {
+    "card": 22,
+    "no-crf": 22,
+    "no-erasing": 16,
+    "no-tuning": 20,
+    "tags": 14,
+    "no-saliency": 13,
+    "erasing": 20,
+    "erasing-uncut": 20,
+    "tuned": 16,
+    "relabelled": 18,
+    "masks": 9,
+    "few-only": 9,
+    "mix-and-match": 11,
+    "tags-few": 17,
+    "supervised": 9,
+}
+ALL_JOBS = 102
 
 
-def command(*args: str, tiny: bool = True) -> list[str]:
-    config = ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--"] if tiny else ["--"]
+def words(*args: str, files: tuple[str, ...] = (TINY, "own.yaml")) -> list[str]:
+    """Arguments of snakemake; what follows '--' are targets."""
     split = args.index("--") if "--" in args else len(args)
-    return [sys.executable, "-m", "snakemake", "--nocolor", *args[:split], *config, *args[split + 1 :]]
+    configuration = ["--configfile", *files] if files else []
+    return ["--nocolor", *args[:split], *configuration, "--", *args[split + 1 :]]
 
 
-def environment(where: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def environment(where: Path, python: str = str(Path(sys.executable).parent)) -> dict[str, str]:
+    """python: the folder whose `python` the rules run."""
+    path = os.pathsep.join([python, str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where)}
 
 
-def snakemake(where: Path, *args: str, fails: bool = False, tiny: bool = True) -> str:
-    done = subprocess.run(command(*args, tiny=tiny), cwd=where, env=environment(where), capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, said[-6000:]
+def snakemake(where: Path, *args: str, fails: bool = False, files: tuple[str, ...] = (TINY, "own.yaml")) -> str:
+    given = environment(where, warm.stand_in(where / "bin"))
+    status, said = warm.run("snakemake", words(*args, files=files), where, given)
+    assert (status != 0) == fails, said[-6000:]
+    assert not list(where.rglob("executed")), "a path or a name has reached a shell"
     return said
 
 
 def jobs(said: str) -> dict[str, int]:
     """Rule → count, from the statistics of a dry run."""
-    found = (
-        re.findall(r"^(\w+)\s+(\d+)$", said.split("Job stats:")[1].split("total")[0], re.M)
-        if "Job stats:" in said
-        else []
-    )
+    if "Job stats:" not in said:
+        return {}
+    found = re.findall(r"^(\w+)\s+(\d+)$", said.split("Job stats:")[1].split("total")[0], re.M)
     return {name: int(count) for name, count in found if name != "all"}
+
+
+def planned(where: Path, *targets: str) -> dict[str, int]:
+    """Rule → count of what a dry run of these targets (all) would do."""
+    return jobs(snakemake(where, "-n", "--", *targets))
+
+
+def page(recipe: str) -> str:
+    return f"{PLACE}/report/{recipe}-seed0.html"
 
 
 def checkout(where: Path) -> Path:
@@ -63,170 +107,393 @@ def checkout(where: Path) -> Path:
     return where
 
 
+def configure(where: Path, name: str = "own.yaml", photos: str = PHOTOS, run: tuple[str, ...] = tuple(RECIPES)) -> None:
+    data = {"name": "tiny", "format": "folder", "folder": {"root": photos}}
+    (where / name).write_text(yaml.safe_dump({"results": RESULTS, "data": data, "run": list(run)}))
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny chain, run once by `snakemake --cores 2`."""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone and a folder of photographs; nothing has been run."""
     where = checkout(tmp_path_factory.mktemp("clone"))
-    snakemake(where, "--cores", "2")
+    configure(where)
+    collage.write(where / PHOTOS, train=12, val=4, seed=0)
+    mask = where / PHOTOS / "masks" / "00003.png"
+    rewrite(mask, np.asarray(Image.open(mask)))
     return where
 
 
-def test_a_dry_run_shows_the_whole_chain(tmp_path: Path) -> None:
-    found = jobs(snakemake(checkout(tmp_path), "-n", tiny=False))
-    assert set(found) == CHAIN | {"evaluate", "page"}
-    assert found["erase"] == 2
-    assert found["evaluate"] == 5  # cam, ae, ae, crf, ce
+def rewrite(path: Path, mask: np.ndarray) -> None:
+    """A mask's file, uncompressed: its size says nothing of what is in it."""
+    image = Image.fromarray(mask).convert("P")
+    image.putpalette(collage.PALETTE)
+    image.save(path, compress_level=0)
 
 
-def test_a_dry_run_of_100_recipes_takes_seconds(tmp_path: Path) -> None:
-    where = checkout(tmp_path)
-    rounds = {f"r{i}": ["colorize", "classify", f"cam{i}", "ae", "ae", "saliency", "crf", "ce"] for i in range(100)}
-    overlay = {
-        "recipes": rounds,
-        "run": list(rounds),
-        "steps": {f"cam{i}": {"method": "cam", "grid": 1 + i} for i in range(100)},
+@pytest.fixture(scope="module")
+def done(clone: Path) -> Path:
+    """Every recipe, made by one `snakemake --cores 2`. Tests leave it as they find it."""
+    said = snakemake(clone, "--cores", "2")
+    assert f"{ALL_JOBS} of {ALL_JOBS} steps (100%) done" in said
+    return clone
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    """A copy of it without what is seeded, which is large: the data set, saliency, initial weights, reports."""
+    where = tmp_path / "copy"
+    shutil.copytree(done, where, symlinks=True, ignore=shutil.ignore_patterns("seed0", "locks", "bin"))
+    return where
+
+
+# ------------------------------------------------------------------------------------------------------ dry runs
+
+
+def test_a_dry_run_shows_the_whole_chain(clone: Path) -> None:
+    """As shipped: `snakemake -n` in a fresh clone."""
+    assert jobs(snakemake(clone, "-n", files=())) == {
+        "prepare_photographs": 1,
+        "prepare_tags": 1,
+        "prepare_masks": 1,
+        "proxy": 1,
+        "saliency": 1,
+        "classify": 1,
+        "cam": 1,
+        "erase": 2,
+        "mine": 2,
+        "crf": 1,
+        "patches": 1,
+        "triplet": 1,
+        "segment": 1,
+        "evaluate": 4,
+        "evaluate_model": 1,
+        "page": 1,
     }
-    (where / "many.yaml").write_text(yaml.safe_dump(overlay))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    snakemake(where, "-n", "--quiet", "all", "--configfile", "many.yaml", tiny=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime - before.ru_utime
-    assert spent < 12, f"{spent:.1f} s of CPU time"  # 4.7 s when written, for 1,105 jobs that share little
 
 
-def test_report_and_every_artifact_are_there(done: Path) -> None:
-    page = done / "results/tiny/report/card-seed0.html"
-    text = page.read_text()
-    assert len(text) > 50_000
-    assert not re.search(r'(src|href)="https?://', text), "the page must not need a network"
-    said = snakemake(done, "--cores", "1", "--", "verify")
-    assert "are as their manifests say" in said
+def test_every_recipe_of_config_yaml_is_counted_here() -> None:
+    assert list(yaml.safe_load((ROOT / "config.yaml").read_text())["recipes"]) == list(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_jobs_of_each_recipe(recipe: str, clone: Path) -> None:
+    configure(clone, "one.yaml", run=(recipe,))
+    found = jobs(snakemake(clone, "-n", files=(TINY, "one.yaml")))
+    assert sum(found.values()) == RECIPES[recipe], found
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"data": {"name": "mine"}}, ["data.name is 'mine' but nothing says where the photographs are"]),
+        ({"data": {"format": "demo", "folder": {"root": "x"}}}, ["data.folder is set but data.format is 'demo'"]),
+        ({"steps": {"x": "cam"}}, ["steps.x: a block of settings expected, such as {method: cam} (found: 'cam')"]),
+        ({"evaluate": {"thresholds": 0}}, ["evaluate.thresholds: Input should be greater than or equal to 1"]),
+        ({"recipes": {"a $(touch executed) b": ["random"]}}, ["recipes", "a name begins with a letter or digit"]),
+        ({"results": "my {results}"}, ["results", "Snakemake would take it for a pattern"]),
+        ({"recipes": {"broken": ["colorize", "cam"]}, "run": ["broken"]}, ["recipe 'broken', step 2 'cam'"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_run_is_explained_on_the_terminal(change: dict, parts: list[str], clone: Path) -> None:
+    (clone / "bad.yaml").write_text(yaml.safe_dump(change))
+    said = snakemake(clone, "-n", files=("bad.yaml",), fails=True)
+    assert "Traceback" not in said
+    for part in parts:
+        assert part in said
+
+
+def test_a_recipe_that_needs_masks_is_refused_where_the_data_has_none(clone: Path) -> None:
+    if not (clone / "bare").is_dir():
+        collage.write(clone / "bare", train=12, val=4, seed=0)
+        shutil.rmtree(clone / "bare" / "masks")
+    configure(clone, "bare.yaml", photos="bare", run=("tags", "few-only"))
+    said = snakemake(clone, "-n", files=(TINY, "bare.yaml"), fails=True)
+    assert "recipe 'few-only', step 'few': it needs true masks, and this data set has none" in said
+    assert "Traceback" not in said
+    configure(clone, "bare.yaml", photos="bare", run=("tags",))
+    found = jobs(snakemake(clone, "-n", files=(TINY, "bare.yaml")))
+    assert found["segment"] == found["page"] == 1
+    assert not {"evaluate", "evaluate_model"} & set(found)
+
+
+def test_a_missing_data_set_is_explained_on_the_terminal(clone: Path) -> None:
+    configure(clone, "away.yaml", photos="nowhere", run=("tags",))
+    said = snakemake(clone, "--cores", "1", "--", f"{PLACE}/tags.json", files=(TINY, "away.yaml"), fails=True)
+    assert "nowhere/images: no such folder; put the photographs there" in said
+
+
+# ----------------------------------------------------------------------------------------------------- one run
+
+
+def test_every_recipe_has_its_report(done: Path) -> None:
+    for recipe in RECIPES:
+        text = (done / page(recipe)).read_text()
+        assert len(text) > 50_000
+        assert not re.search(r'(src|href)="https?://', text), "the page must not need a network"
+
+
+def test_every_artifact_is_as_its_manifest_says(done: Path) -> None:
+    assert "are as their manifests say" in snakemake(done, "--cores", "1", "--", "verify")
 
 
 def test_nothing_to_do_after_a_run_and_after_a_touch(done: Path) -> None:
-    assert jobs(snakemake(done, "-n")) == {}
-    for path in (done / "pipeline" / "erase.py", *done.glob("results/tiny/seed0/**/seeds.json")):
+    assert planned(done) == {}
+    for path in (done / "pipeline" / "mine.py", done / "config.yaml", *done.glob("*/tiny/seed0/**/seeds.json")):
         path.touch()
-    assert jobs(snakemake(done, "-n")) == {}
+    assert planned(done) == {}
 
 
-def edited(where: Path, file: str, before: str, after: str) -> dict[str, int]:
-    """What a dry run would do after an edit, which is then undone."""
-    path = where / file
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after, 1))
+def test_one_stage_alone_and_a_path_no_recipe_names(done: Path) -> None:
+    assert planned(done, f"{PLACE}/seed0/colorize/classify/cam/crf/labels.json") == {"crf": 1}
+
+
+def test_a_path_that_means_nothing_is_explained(done: Path) -> None:
+    said = snakemake(done, "-n", "--", f"{PLACE}/seed0/colorize/cam/seeds.json", fails=True)
+    assert "needs classifier" in said and "Traceback" not in said
+
+
+# ------------------------------------------------------------------------------------------- what an edit brings back
+
+
+@contextmanager
+def edited(path: Path, *changes: tuple[str, str]) -> Iterator[None]:
+    """A file with these texts replaced, for a while."""
+    text, about = path.read_text(), path.stat()
+    new = text
+    for before, after in changes:
+        assert new.count(before) == 1, f"{before!r} in {path}"
+        new = new.replace(before, after)
+    path.write_text(new)
     try:
-        return jobs(snakemake(where, "-n"))
+        yield
     finally:
         path.write_text(text)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
-def test_a_comment_reruns_nothing(done: Path) -> None:
-    assert edited(done, "pipeline/erase.py", "def mine(", "# why\ndef mine(") == {}
+TUNING = {"patches": 1, "triplet": 1, "segment": 1, "evaluate_model": 1, "page": 1}
 
 
-def test_a_line_of_erase_reruns_erasing_and_what_follows(done: Path) -> None:
-    found = edited(done, "pipeline/erase.py", "if top <= 0:", "if top < 0:")
-    assert set(found) == {"erase", "crf", "patches", "triplet", "segment", "evaluate", "page"}
-    assert found["erase"] == 2
+def test_a_comment_brings_nothing_back(done: Path) -> None:
+    with edited(done / "pipeline" / "mine.py", ("def settle(", "# why\ndef settle(")):
+        assert planned(done) == {}
 
 
-def test_a_setting_reruns_its_step_and_what_follows(done: Path) -> None:
-    found = edited(done, "config.yaml", "background: 0.08            #", "background: 0.05            #")
-    assert set(found) == {"crf", "patches", "triplet", "segment", "evaluate", "page"}
+def test_a_line_of_mining_brings_back_what_follows_and_not_the_first_round_of_erasing(done: Path) -> None:
+    with edited(done / "pipeline" / "mine.py", ("    if settings.elsewhere:", "    if not settings.elsewhere:")):
+        assert planned(done, page("card")) == {"mine": 2, "erase": 1, "crf": 1, "evaluate": 3, **TUNING}
+        assert planned(done, page("no-erasing")) == {}
 
 
-def test_an_upstream_rerun_with_the_same_result_reruns_nothing_below(done: Path) -> None:
-    target = done / "results/tiny/seed0/colorize/classify/classifier.json"
+def test_a_setting_brings_back_its_step_and_what_follows(done: Path) -> None:
+    change = (
+        "  crf:                          # seeds + saliency → labels\n    background: 0.08",
+        "  crf:\n    background: 0.05",
+    )
+    with edited(done / "config.yaml", change):
+        assert planned(done, page("card")) == {"crf": 1, "evaluate": 1, **TUNING}
+        assert planned(done, page("no-crf"), page("supervised")) == {}
+
+
+def test_a_line_that_no_recipe_reaches_brings_nothing_back(done: Path) -> None:
+    """In modules that every stage loads."""
+    pixels, store = (done / "pipeline" / name for name in ("kinds/pixels.py", "core/store.py"))
+    line, function = "    longer = max(rgb.shape[:2])\n", "def reusable_keys("
+    with (
+        edited(pixels, (line, line.replace("max", "min"))),
+        edited(store, (function, f"def unused() -> int:\n    return 1\n\n\n{function}")),
+    ):
+        assert planned(done) == {}
+
+
+def test_a_new_head_and_a_new_kind_of_model_bring_nothing_back(done: Path) -> None:
+    """Registered where a stage finds them: in the table of heads and behind the one door."""
+    heads, door = (done / "pipeline" / "networks" / name for name in ("heads.py", "door.py"))
+    head = "class NewHead(LargeFov):\n    pass\n\n\nHEADS = {'new': NewHead, "
+    kind = "\ndef open_other(artifact, device, precision, scales, flip):\n    return None\n\n\nDOORS"
+    entry = '"segment": open_segmenter'
+    with (
+        edited(heads, ("HEADS = {", head)),
+        edited(door, ("\nDOORS", kind), (entry, f'{entry}, "other": open_other')),
+    ):
+        assert planned(done) == {}
+
+
+def test_a_new_method_brings_nothing_back(done: Path) -> None:
+    """Two places: a class of settings and a stage's file."""
+    steps = done / "pipeline" / "core" / "steps.py"
+    settings = (
+        'class Blur(Step):\n    takes: ClassVar[dict[str, str]] = {"labels": "labels"}\n'
+        '    makes: ClassVar[Kind] = "labels"\n    stage: ClassVar[str] = "blur"\n'
+        '    method: Literal["blur"] = "blur"\n\n\nAnyStep'
+    )
+    stage = done / "pipeline" / "blur.py"
+    stage.write_text(
+        "from pipeline.core import cli\nfrom pipeline.core.steps import Blur\n\n\ndef run(job):\n    pass\n"
+    )
+    target = f"{PLACE}/seed0/few/blur/labels.json"
+    try:
+        with edited(steps, ("\nAnyStep", f"\n{settings}"), ("    | Segment,", "    | Segment\n    | Blur,")):
+            assert planned(done, page("card"), page("tags-few")) == {}
+            assert planned(done, target) == {"blur": 1}
+    finally:
+        stage.unlink()
+
+
+@contextmanager
+def swapped(path: Path, content: bytes) -> Iterator[None]:
+    """A file with another content, for a while."""
+    before, about = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def test_a_corrected_mask_retrains_nothing_that_learns_from_tags(done: Path, tmp_path: Path) -> None:
+    """Though the file is as long as it was."""
+    path = done / PHOTOS / "masks" / "00003.png"
+    mask = np.array(Image.open(path))
+    mask[40:50, 40:50] = 0
+    rewrite(tmp_path / "corrected.png", mask)
+    corrected = (tmp_path / "corrected.png").read_bytes()
+    assert len(corrected) == path.stat().st_size and corrected != path.read_bytes()
+    with swapped(path, corrected):
+        assert planned(done, page("card")) == {"prepare_masks": 1, "evaluate": 4, "evaluate_model": 1, "page": 1}
+        everything = planned(done)
+    untouched = {"imagenet", "proxy", "classify", "cam", "erase", "mine", "saliency", "crf", "relabel"}
+    assert not set(everything) & {"prepare_photographs", "prepare_tags", *untouched}
+    assert (
+        everything["masks"] == 2 and everything["segment"] == 5
+    )  # few-only, masks, mix-and-match, tags-few, supervised
+
+
+def test_another_tag_trains_no_proxy_and_computes_no_saliency(done: Path) -> None:
+    path = done / PHOTOS / "tags.csv"
+    line = next(line for line in path.read_text().splitlines() if line.startswith("00003,"))
+    name = next(name for name in ("cat", "owl", "fish") if name not in line)
+    with edited(path, (line, f"{line} {name}")):
+        found = planned(done, page("card"))
+        assert found == {
+            "prepare_tags": 1,
+            "classify": 1,
+            "cam": 1,
+            "erase": 2,
+            "mine": 2,
+            "crf": 1,
+            "evaluate": 4,
+            **TUNING,
+        }
+        everything = planned(done)
+    assert not set(everything) & {"prepare_photographs", "prepare_masks", "proxy", "saliency", "imagenet"}
+
+
+def test_five_new_photographs_are_five_more_to_compute(copy: Path) -> None:
+    photos = copy / PHOTOS
+    fresh = [f"{index:05d}" for index in range(16, 21)]
+    for index, name in enumerate(fresh, 16):
+        rgb, mask, tags = collage.compose(0, index)
+        Image.fromarray(rgb).save(photos / "images" / f"{name}.png")
+        rewrite(photos / "masks" / f"{name}.png", mask)
+        with (photos / "tags.csv").open("a") as file:
+            file.write(f"{name},{' '.join(tags)}\n")
+    with (photos / "splits" / "train.txt").open("a") as file:
+        file.write("".join(f"{name}\n" for name in fresh))
+    targets = [f"{PLACE}/{part}.json" for part in ("tags", "masks", "saliency/saliency")]
+    snakemake(copy, "--cores", "2", "--", *targets)
+    logs = copy / "logs" / PLACE
+    for part, count in (("photographs", 21), ("tags", 21), ("masks", 21), ("saliency/saliency", 17)):
+        name = Path(part).name
+        assert f"{name}.json: 5 of {count} images computed" in (logs / f"{part}.log").read_text()
+
+
+def test_a_touched_photograph_is_read_again_and_changes_nothing(copy: Path) -> None:
+    parts = [copy / PLACE / f"{part}.json" for part in ("photographs", "tags", "masks", "saliency/saliency")]
+    before = [path.read_bytes() for path in parts]
+    (copy / PHOTOS / "images" / "00001.png").touch()
+    snakemake(copy, "--cores", "2", "--", *(str(path.relative_to(copy)) for path in parts))
+    assert [path.read_bytes() for path in parts] == before
+    assert "saliency.json: complete already" in (copy / "logs" / PLACE / "saliency" / "saliency.log").read_text()
+
+
+def test_an_upstream_rerun_with_the_same_result_brings_nothing_back(done: Path) -> None:
+    target = done / PLACE / "seed0/colorize/classify/classifier.json"
     before = target.read_bytes()
     shutil.rmtree(target.with_suffix(".zarr"))
     snakemake(done, "--cores", "2", "--force", "--", str(target.relative_to(done)))
     assert "epoch 1/" in (done / "logs" / target.relative_to(done).parent / "classify.log").read_text()
     assert target.read_bytes() == before
-    assert jobs(snakemake(done, "-n")) == {}
+    assert planned(done) == {}
 
 
-def test_one_stage_alone_and_a_path_no_recipe_names(done: Path) -> None:
-    target = "results/tiny/seed0/colorize/classify/cam/crf/labels.json"
-    found = jobs(snakemake(done, "-n", "--", target))
-    assert found == {"crf": 1}
+# ------------------------------------------------------------------------------------------------- house-keeping
 
 
-def test_a_wrong_path_and_a_wrong_recipe_are_explained(done: Path, tmp_path: Path) -> None:
-    said = snakemake(done, "-n", "--", "results/tiny/seed0/colorize/cam/seeds.json", fails=True)
-    assert "needs classifier" in said
-    overlay = tmp_path / "bad.yaml"
-    overlay.write_text("recipes: {broken: [colorize, cam]}\nrun: [broken]\n")
-    said = snakemake(done, "-n", "--configfile", str(overlay), fails=True, tiny=False)
-    assert "recipe 'broken', step 2 'cam'" in said
-    assert "Traceback" not in said
-
-
-def test_a_flipped_byte_is_found(done: Path, tmp_path: Path) -> None:
-    where = tmp_path / "copy"
-    shutil.copytree(done, where, symlinks=True)
-    chunk = max(
-        (where / "results/tiny/seed0").glob("**/labels.zarr/labels/c/**/*"),
-        key=lambda p: p.stat().st_size * p.is_file(),
-    )
+def test_a_flipped_byte_is_found(copy: Path) -> None:
+    chunks = (path for path in (copy / PLACE).glob("saliency/saliency.zarr/saliency/c/**/*") if path.is_file())
+    chunk = max(chunks, key=lambda path: path.stat().st_size)
     data = bytearray(chunk.read_bytes())
     data[len(data) // 3] ^= 1
     chunk.write_bytes(data)
-    said = snakemake(where, "--cores", "1", "--", "verify", fails=True)
-    assert "labels.json" in said
+    said = snakemake(copy, "--cores", "1", "--", "verify", fails=True)
+    assert "saliency.json" in said
 
 
-def test_clean_leaves_no_store_behind_and_nothing_else_undone(done: Path, tmp_path: Path) -> None:
-    where = tmp_path / "copy"
-    shutil.copytree(done, where, symlinks=True)
-    root = where / "results" / "tiny"
+def test_clean_leaves_nothing_of_ours_and_nothing_else_undone(copy: Path) -> None:
+    root = copy / PLACE
     foreign = [root / "notes" / "annotations.json", root / "other.zarr" / "x", root / "my.part" / "x"]
     for file in foreign:
         file.parent.mkdir(parents=True)
         file.write_text('{"mine": 1}')
     left = [root / "seed0" / "gone.part" / "shards.jsonl", root / "seed0" / "gone.zarr" / "zarr.json"]
-    left.append(root / ".images.zarr.discarded" / "zarr.json")
+    left.append(root / ".photographs.zarr.discarded" / "zarr.json")
     for file in left:
         file.parent.mkdir(parents=True)
         file.write_text("{}")
     (root / "empty").mkdir()
-    snakemake(where, "--cores", "1", "--", "clean")
+    snakemake(copy, "--cores", "1", "--", "clean")
     assert {path for path in root.rglob("*") if path.is_file()} == set(foreign)
     assert (root / "empty").is_dir() and not (root / "seed0").exists()
 
 
+def test_a_manifest_or_a_missing_file_as_configuration_is_explained(done: Path) -> None:
+    """`--configfile` takes every word that follows it, a target too."""
+    target = f"{PLACE}/saliency/saliency.json"
+    status, said = warm.run("snakemake", ["-n", "--configfile", TINY, "own.yaml", target], done, environment(done))
+    assert status != 0 and "Traceback" not in said
+    assert "saliency.json" in said and "manifest" in said and "before --configfile, or after --" in said
+    said = snakemake(done, "-n", files=("absent.yaml",), fails=True)
+    assert "absent.yaml" in said and "Traceback" not in said
+
+
 def test_the_report_of_snakemake_holds_the_pages(done: Path) -> None:
     snakemake(done, "--cores", "1", "--report", "report.zip")
-    page = (done / "results/tiny/report/card-seed0.html").read_bytes()
     with zipfile.ZipFile(done / "report.zip") as report:
-        assert any(report.read(entry) == page for entry in report.infolist() if entry.file_size == len(page))
+        held = [report.read(entry) for entry in report.infolist()]
+    for recipe in RECIPES:
+        assert (done / page(recipe)).read_bytes() in held
 
 
-def test_after_a_kill_of_snakemake_the_same_command_goes_on(done: Path, tmp_path: Path) -> None:
-    where = tmp_path / "copy"
-    shutil.copytree(done, where, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
-    saliency = where / "results/tiny/saliency/saliency.json"
+def test_after_a_kill_of_snakemake_the_same_command_goes_on(copy: Path) -> None:
+    """With processes of its own: nothing is warm here."""
+    saliency = copy / PLACE / "saliency" / "saliency.json"
     before = saliency.read_bytes()
     saliency.unlink()
     shutil.rmtree(saliency.with_suffix(".zarr"))
-    process = subprocess.Popen(
-        command("--cores", "2"), cwd=where, env=environment(where), start_new_session=True, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while not saliency.with_suffix(".zarr").exists() and time.monotonic() < deadline:
+    target = str(saliency.relative_to(copy))
+    command = [sys.executable, "-m", "snakemake", *words("--cores", "2", "--", target)]
+    process = subprocess.Popen(command, cwd=copy, env=environment(copy), start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 600
+    while not saliency.with_suffix(".zarr").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not saliency.exists()
-    assert "unlock" in snakemake(where, "--cores", "2", fails=True)
-    snakemake(where, "--unlock")
-    snakemake(where, "--cores", "2")
+    assert "unlock" in snakemake(copy, "--cores", "2", "--", target, fails=True)
+    snakemake(copy, "--unlock")
+    snakemake(copy, "--cores", "2", "--", target)
     assert saliency.read_bytes() == before
-
-
-def test_a_bad_data_set_is_explained_on_the_terminal(done: Path, tmp_path: Path) -> None:
-    overlay = tmp_path / "mine.yaml"
-    overlay.write_text("data: {name: mine, format: folder, folder: {root: nowhere}}\n")
-    said = snakemake(done, "--cores", "1", "--configfile", str(overlay), fails=True, tiny=False)
-    assert "nowhere/images: no such folder; put the photographs there" in said

@@ -1,52 +1,142 @@
-"""Stage commands in processes that are warm already: forked from a server that has imported torch and used none of it.
+"""Commands in processes that are warm already: forked from a server that has imported torch and used none of it.
 
-A fresh interpreter takes two to three seconds to import torch or Snakemake, and the tests run hundreds of commands.
+A fresh interpreter takes two seconds of CPU to import torch, one for Snakemake, and the tests run hundreds of commands.
+`run` is for tests. `stand_in` is a `python` for the PATH of a Snakemake: what its rules run is forked as well. The
+server starts with the first command and ends with the tests.
 """
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
+import json
 import os
-import runpy
 import signal
+import socket
 import sys
-import tempfile
-from pathlib import Path
+from functools import cache
 
-import snakemake.cli  # noqa: F401
-import torch  # noqa: F401
-import torchvision  # noqa: F401
-import zarr  # noqa: F401
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["warm"])
+SELF = os.path.abspath(__file__)
 
 
 def run(
-    module: str, words: list[str], cwd: Path, environment: dict[str, str] | None = None, die_after: str = ""
+    module: str, words: list[str], cwd: object, environment: dict[str, str] | None = None, die_after: str = ""
 ) -> tuple[int, str]:
-    """`python -m module words…` in this folder: exit status and what it printed.
+    """`python -m module words…` in this folder: exit status (minus the signal that ended it) and what it printed.
 
-    die_after: a function, 'module:name' or 'module:Class.name'. Once it has returned for the first time the command and
-    all its processes get SIGKILL, so that every run dies at the same place (exit status -9).
+    environment: beside that of the tests. die_after: a function, 'module:name' or 'module:Class.name'. Once it has
+    returned for the first time the command and all its processes get SIGKILL, so that every run dies at the same place.
     """
-    with tempfile.NamedTemporaryFile(suffix=".txt") as said:
-        process = _CONTEXT.Process(
-            target=_child, args=(module, words, str(cwd), environment or {}, said.name, die_after)
-        )
-        process.start()
-        process.join()
-        return int(process.exitcode or 0), Path(said.name).read_text()
+    import tempfile
+
+    request = {"module": module, "words": list(map(str, words)), "cwd": str(cwd), "die_after": die_after}
+    request["environment"] = {**os.environ, **(environment or {})}
+    with tempfile.TemporaryFile("w+b") as said, open(os.devnull) as nothing:
+        status = _ask(_server(), request, [nothing.fileno(), said.fileno(), said.fileno()])
+        said.seek(0)
+        return status, said.read().decode(errors="replace")
 
 
-def _child(module: str, words: list[str], cwd: str, environment: dict[str, str], said: str, die_after: str) -> None:
-    out = os.open(said, os.O_WRONLY)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+def stand_in(folder: object) -> str:
+    """Put a `python` into this folder that hands `python -m …` to the server; returns the folder."""
+    os.makedirs(str(folder), exist_ok=True)
+    path = os.path.join(str(folder), "python")
+    with open(path, "w") as file:
+        file.write(f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {os.path.dirname(SELF)!r})\n")
+        file.write(f"import warm\nwarm.command({_server()!r})\n")
+    os.chmod(path, 0o755)
+    return str(folder)
+
+
+def command(server: str) -> None:
+    """What the stand-in does: hand on its words, folder, environment and open files, and end as the command ended."""
+    flag, module, *words = sys.argv[1:]
+    if flag != "-m":
+        raise SystemExit(f"python {flag}: only python -m is served here")
+    request = {"module": module, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "die_after": ""}
+    status = _ask(server, request, [0, 1, 2])
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+def _ask(server: str, request: dict, files: list[int]) -> int:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(server)
+        socket.send_fds(line, [b"."], files)
+        line.sendall(json.dumps(request).encode())
+        line.shutdown(socket.SHUT_WR)
+        return int(line.recv(64) or b"1")
+
+
+@cache
+def _server() -> str:
+    import atexit
+    import shutil
+    import subprocess
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="warm")
+    path = os.path.join(folder, "socket")
+    process = subprocess.Popen([sys.executable, SELF, path], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n", "the server of warm processes did not start"
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(process.kill)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------- server
+
+
+def serve(path: str) -> None:
+    import snakemake.cli  # noqa: F401
+    import torch  # noqa: F401
+    import torchvision  # noqa: F401
+    import zarr  # noqa: F401
+
+    tests = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(64)
+        listening.settimeout(5)
+        print("ready", flush=True)
+        while os.getppid() == tests:
+            try:
+                line, _ = listening.accept()
+            except TimeoutError:
+                continue
+            if os.fork() == 0:
+                listening.close()
+                return _keep(line)
+            line.close()
+
+
+def _keep(line: socket.socket) -> None:
+    """Fork the command, wait for it, tell how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    line.settimeout(None)
+    _, files, _, _ = socket.recv_fds(line, 1, 3)
+    with line.makefile() as text:
+        request = json.load(text)
+    child = os.fork()
+    if child == 0:
+        line.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        return _become(**request)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    line.send(str(status).encode())
+    os._exit(0)
+
+
+def _become(module: str, words: list[str], cwd: str, environment: dict[str, str], die_after: str) -> None:
+    import runpy
+
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(environment)
+    sys.path[0:1] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [module, *words]
     if die_after:
         _arm(die_after)
@@ -54,7 +144,9 @@ def _child(module: str, words: list[str], cwd: str, environment: dict[str, str],
 
 
 def _arm(target: str) -> None:
-    os.setsid()  # a process group of its own: the server is in ours
+    import importlib
+
+    os.setsid()  # a group of its own: the server and other commands are in ours
     module, _, path = target.partition(":")
     owner = importlib.import_module(module)
     *classes, name = path.split(".")
@@ -67,3 +159,7 @@ def _arm(target: str) -> None:
         os.killpg(0, signal.SIGKILL)
 
     setattr(owner, name, last)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -234,23 +234,29 @@ def parse_step(text: str) -> Step:
     try:
         return TypeAdapter(AnyStep).validate_json(text)
     except ValidationError as error:
-        raise ConfigError(explain(error, "--settings")) from None
+        raise ConfigError(explain(error, "--settings", tag=0)) from None
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Pydantic's findings, one line each: key, what is wrong, what was found."""
+def explain(error: ValidationError, where: str, tag: int | None = None) -> str:
+    """Pydantic's findings, one line each: key, what is wrong, what was found.
+
+    tag: at which part of a key pydantic adds the method; in steps the third, elsewhere nowhere. A setting may be called
+    like a method.
+    """
     lines = [f"{where}: {error.error_count()} setting(s) cannot be used"]
     for item in error.errors():
         parts = [str(part) for part in item["loc"]]
-        tag = 2 if parts[:1] == ["steps"] else 0  # the method, which pydantic adds to a step's key
-        if parts[tag : tag + 1] and parts[tag] in METHODS:
-            del parts[tag]
+        at = 2 if parts[:1] == ["steps"] else tag
+        if at is not None and at < len(parts) and parts[at] in METHODS:
+            del parts[at]
         key = ".".join(parts)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"
         elif item["type"] == "union_tag_not_found":
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
+        elif item["type"] == "union_tag_invalid":
+            message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
         lines.append(f"  {key + ': ' if key else ''}{message}{found}")
     return "\n".join(lines)
