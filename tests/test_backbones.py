@@ -230,14 +230,11 @@ def test_a_planted_object_is_found_where_it_is_at_every_stride(name: str, sizes:
     ("name", "stride", "moved"),
     [("efficientnet_lite0", 16, 8), ("efficientnet_lite0", 8, 12), ("resnet18", 16, -8), ("resnet18", 8, -12)],
 )
-def test_undone_strides_moved_the_maps_before(name: str, stride: int, moved: int) -> None:
-    """Random ResNets have learnt no place yet, so that theirs can only be compared with stride 32."""
-    options = {"sizes": ((224, 256),), "positions": 2}
-    strided, aligned, legacy = (
-        measured(name, *how, **options).mean(0) for how in ((32, "aligned"), (stride, "aligned"), (stride, "legacy"))
-    )
-    np.testing.assert_allclose(aligned - strided, 0, atol=stride / 4)
-    np.testing.assert_allclose(legacy - strided, moved, atol=stride / 4)
+def test_legacy_placement_moves_the_maps(name: str, stride: int, moved: int) -> None:
+    """Random ResNets have learnt no place yet; against the strided network theirs moves all the same."""
+    options = {"sizes": ((224, 256),), "positions": 1 if name == "resnet18" else 4}
+    legacy, aligned = (measured(name, stride, padding, **options).mean(0) for padding in ("legacy", "aligned"))
+    np.testing.assert_allclose(legacy - aligned, moved, atol=stride / 4)
 
 
 @pytest.mark.parametrize(("name", "like"), [("resnet34", "resnet18"), ("resnet101", "resnet50")])

@@ -81,8 +81,8 @@ def padding(
 def undo_strides(net: Backbone, limit: int) -> Backbone:
     """Replace the striding of late stages by dilation until the output stride is `limit` (Chen et al. 2017).
 
-    With `net.padding` 'aligned', maps lie where those of the strided network lie, to the pixel; 'legacy' pads evenly,
-    which is what networks trained before the change expect.
+    With `net.padding` 'aligned', the last map lies where the strided network's lies, to the pixel; the stage that
+    strides last lies half its cell aside. 'legacy' pads evenly, which networks trained before the change expect.
     """
     stride, dilation = 1, 1
     last: list[nn.Conv2d] = []  # of the layers that keep their stride: one, and its shortcut
