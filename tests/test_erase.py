@@ -10,13 +10,12 @@ import numpy as np
 import planted
 import pytest
 from colours import colour_detector
-from conftest import TINY, stage
 
 from pipeline import erase
 from pipeline.core import store
 from pipeline.core.job import Job
 from pipeline.core.steps import Erase
-from pipeline.kinds import photographs, seeds
+from pipeline.kinds import photographs
 from pipeline.kinds.crops import Crops
 from pipeline.networks.backbones import backbone
 from pipeline.networks.classifier import Classifier, recall
@@ -215,29 +214,3 @@ def test_rounds_that_train_longer_or_shorter_than_the_first_classifier_are_named
     a_round.run()
     out = capsys.readouterr().out
     assert ("warning: this round trains for 10 epochs, the first classifier for" in out) == said
-
-
-# ------------------------------------------------------------------------------------------- as real commands
-
-
-def test_a_stopped_round_as_commands(tiny: dict[str, Path], tmp_path: Path) -> None:
-    """Erase, mine, erase and mine again, where the first round is one too many: the seeds stay as they were."""
-    know = {name: tiny[name] for name in ("photographs", "tags")}
-    always = {**TINY, "stop_recall": 1.0, "stop_loss": 1.0001, "lr": 1e-6}
-    mine = {"photographs": tiny["photographs"]}
-    before, said = tiny["seeds"], []
-    for number in ("a", "b"):
-        eraser, out = tmp_path / f"e{number}.json", tmp_path / f"m{number}.json"
-        said.append(stage("erase", eraser, always, **know, seeds=before, weights=tiny["weights"]))
-        said.append(stage("mine", out, {"scales": [1.0]}, **mine, seeds=before, classifier=eraser))
-        before = out
-    assert "epoch" in said[0] and "passed through: erasing has stopped" in said[1]
-    assert "nothing to train: erasing stopped at round 2" in said[2] and "epoch" not in said[2]
-    assert "passed through: erasing has stopped" in said[3]
-    one, other, last = (store.Artifact(path) for path in (tiny["seeds"], tmp_path / "ma.json", before))
-    for name in ("scores", "classes", "claimed"):
-        np.testing.assert_array_equal(one.read(name), other.read(name))
-        np.testing.assert_array_equal(one.read(name), last.read(name))
-    assert (one.read("claimed") == 1).any()
-    assert len(last.meta["rounds"]) == 2 and last.meta["rounds"][1]["stop"]
-    assert seeds.on_grid(last, store.Artifact(tiny["photographs"]), 0).scores.any()

@@ -12,8 +12,9 @@ from colours import colour_segmenter, plain
 from conftest import stage
 
 from pipeline.core import store
-from pipeline.core.metrics import miou, per_class_iou
-from pipeline.evaluate import CLAIMED
+from pipeline.core.config import Evaluate
+from pipeline.core.metrics import confusion, miou, per_class_iou
+from pipeline.evaluate import CLAIMED, at_thresholds, seeds_counter, thresholds, total
 
 PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 
@@ -131,6 +132,45 @@ def test_seeds_are_scored_as_what_they_claim_and_at_thresholds(background: int |
         expected[2, 2], expected[1, 2] = 32 * right, 32 * wrong
         expected[2, rest], expected[1, rest] = 1024 - 32 * right, 1024 - 32 * wrong
         np.testing.assert_array_equal(matrix, expected)
+
+
+def test_seeds_are_scored_at_the_original_size(tmp_path: Path) -> None:
+    """A planted map that is right has an mIoU of 1 between its two levels, also where the photograph was reduced."""
+    truth = np.zeros((48, 64), np.uint8)
+    truth[16:32, 32:64] = 2
+    given = planted.dataset(tmp_path, [plain(24, 32, (0, 0, 0))] * 2, np.zeros((2, 4)), [truth, np.zeros_like(truth)])
+    scores, claimed = np.full((2, 4, 8, 8), 0.2), np.zeros((2, 4, 8, 8))
+    scores[0, 0, 2:4, 4:8] = 0.8
+    claimed[0, 0, 2:4, 4:6], claimed[0, 0, 2:4, 6:8] = 1, 2
+    found = planted.seeds(tmp_path / "s.json", scores, np.array([[2, 255, 255, 255], [255] * 4]), claimed)
+    count, levels = seeds_counter(given["photographs"], given["masks"], found, Evaluate(thresholds=3))
+    matrices = total(count, [0, 1], 1)
+    assert levels == [0.25, 0.5, 0.75, "claimed"]
+    assert miou(matrices[3]) == 1, "the claimed region is the truth, whichever round claimed it"
+    assert miou(matrices[1]) > 0.8, "bilinear maps blur the border by less than a cell"
+    assert (matrices.sum((1, 2)) == 2 * truth.size).all()
+    np.testing.assert_array_equal(matrices, total(count, [0, 1], 2), "processes change nothing")
+
+
+def test_thresholds_are_even_and_inside() -> None:
+    np.testing.assert_allclose(thresholds(19), np.arange(1, 20) * 0.05, atol=1e-9)
+    np.testing.assert_allclose(thresholds(1), [0.5])
+
+
+@pytest.mark.parametrize("below", [0, 2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_histogram_equals_thresholding_again_and_again(seed: int, below: int) -> None:
+    """below: the class of what no threshold exceeds; 4 of 4 classes: none."""
+    rng, levels = np.random.default_rng(seed), thresholds(7)
+    true, best = rng.integers(0, 4, (2, 13, 17), dtype=np.uint8)
+    true[rng.random(true.shape) < 0.2] = 255
+    score = rng.random(true.shape).astype(np.float32)
+    score[::3] = levels[rng.integers(0, len(levels), score[::3].shape)]  # exactly on a level: not above it
+    score[0, :3] = 0, 1, 0.99999
+    found = at_thresholds(true, best, score, levels, 4, below)
+    for t, level in enumerate(levels):
+        labels = np.where(score > level, best, 255 if below == 4 else below).astype(np.uint8)
+        np.testing.assert_array_equal(found[t], confusion(true, labels, 4), str(level))
 
 
 # ------------------------------------------------------------------------------------------------ messages
