@@ -1,11 +1,12 @@
 """Where layers pad, and how strides are undone without moving the map.
 
 A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two: torchvision's padding puts
-it half a cell to the left (and above), TensorFlow's 'same' padding, on an even side, half a cell to the right. A
-network that is trained so learns to look back by as much, or its border cells would see too little: EfficientNet-Lite0
-as released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a
-dilation and the layer is padded evenly, as is usual, its window moves to the middle and what was learnt stays: maps
-shift by half a cell of the undone stride, 8 pixels where 32 became 16, 12 where it became 8. So an undone layer must
+it half a cell to the left (and above), TensorFlow's 'same' padding, on an even side, half a cell to the right. Training
+makes up for it, or border cells would see too little: EfficientNet-Lite0 as released answers where the object is,
+though all its windows together stand 15.5 pixels off. If a stride becomes a dilation and the layer is padded evenly,
+as is usual, its window moves to the middle and what was learnt stays: maps shift by half a cell of the undone stride,
+8 pixels where 32 became 16, 12 where it became 8 (torchvision's the other way round, by as much).
+So an undone layer must
 keep its window where it stood. docs/results/foundation.md has the measured shifts, benchmarks/shift.py takes them.
 """
 
