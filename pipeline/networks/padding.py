@@ -1,11 +1,11 @@
 """Where layers pad, and how strides are undone without moving the map.
 
-A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two: TensorFlow's 'same' padding,
+A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two. TensorFlow's 'same' padding,
 on an even side, puts it half a cell to the right (and below), and training makes up for it: EfficientNet-Lite0 as
-released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a dilation and
-the layer is padded evenly, as is usual, its window moves to the middle and what was learnt stays: maps shift by half a
-cell of the undone stride, 8 pixels where 32 became 16, 12 where it became 8. So an undone layer must keep its window
-where it stood.
+released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a
+dilation and the layer is padded evenly, as is usual, its window moves to the middle and what was learnt stays: maps
+shift by half a cell of the undone stride, 8 pixels where 32 became 16, 12 where it became 8. So an undone layer must
+keep its window where it stood.
 
 torchvision's even padding puts windows half a cell to the left, by the same reasoning with the opposite shift. There it
 is left as it is: maps of a ResNet-18 that was trained at stride 16 lie within 2 pixels of the objects as they are, and
