@@ -5,6 +5,7 @@ This module must not import torch: a dry run has to answer in about a second.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,7 +24,7 @@ from pydantic import (
 from pipeline.core.steps import METHODS, AnyStep, Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
-UNUSABLE = '{}*?[]\n\r\t"\\'  # in paths: wildcards to Snakemake, or what its own shell scripts break at
+UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
 Block = TypeVar("Block", bound=BaseModel)
 
 
@@ -162,7 +163,9 @@ class Config(Settings):
         if found:
             signs = " ".join(map(repr, found))
             raise ValueError(f"a path without {signs} expected: Snakemake would take it for a pattern")
-        return path.expanduser()
+        if str(path).startswith("-"):
+            raise ValueError("a path that does not begin with '-' expected: commands would take it for an option")
+        return Path(os.path.normpath(path.expanduser()))
 
     @field_validator("steps", "recipes")
     @classmethod

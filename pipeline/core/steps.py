@@ -111,7 +111,7 @@ class Training(Step):
 class CropTraining(Training):
     """Training on random crops, of a network with a new head."""
 
-    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.8}
+    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.7}
     crop: Length = Field(  # type: ignore[assignment]
         None, ge=32, description="side of the square training crop, pixels; null: in proportion to data.max_side"
     )
@@ -151,7 +151,7 @@ class Proxy(CropTraining):
     takes: ClassVar[dict[str, str]] = {"photographs": "photographs"}
     makes: ClassVar[Kind] = "weights"
     stage: ClassVar[str] = "proxy"
-    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.5, "border": 0.0625}
+    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.7, "border": 0.0625}
     method: Literal["proxy"] = "proxy"
     task: Literal["colorization", "jigsaw"] = Field("colorization", description="what is learnt without labels")
     backbone: BackboneName = Field("resnet18", description="network to pretrain")
