@@ -34,6 +34,7 @@ TINY = str(ROOT / "tests" / "tiny.yaml")
 RESULTS = "my results & $(touch executed) it's; touch executed"
 PHOTOS = "my photos & $(touch executed) it's"
 PLACE = f"{RESULTS}/tiny"
+TRACEBACK = "Traceback (most recent call last)"
 
 # Recipe → jobs of a dry run of its report alone, with the data's own three and the report.
 RECIPES = {
@@ -198,7 +199,7 @@ def test_the_jobs_of_each_recipe(recipe: str, clone: Path) -> None:
 def test_what_cannot_be_run_is_explained_on_the_terminal(change: dict, parts: list[str], clone: Path) -> None:
     (clone / "bad.yaml").write_text(yaml.safe_dump(change))
     said = snakemake(clone, "-n", files=("bad.yaml",), fails=True)
-    assert "Traceback" not in said
+    assert TRACEBACK not in said
     for part in parts:
         assert part in said
 
@@ -210,7 +211,7 @@ def test_a_recipe_that_needs_masks_is_refused_where_the_data_has_none(clone: Pat
     configure(clone, "bare.yaml", photos="bare", run=("tags", "few-only"))
     said = snakemake(clone, "-n", files=(TINY, "bare.yaml"), fails=True)
     assert "recipe 'few-only', step 'few': it needs true masks, and this data set has none" in said
-    assert "Traceback" not in said
+    assert TRACEBACK not in said
     configure(clone, "bare.yaml", photos="bare", run=("tags",))
     found = jobs(snakemake(clone, "-n", files=(TINY, "bare.yaml")))
     assert found["segment"] == found["page"] == 1
@@ -250,7 +251,7 @@ def test_one_stage_alone_and_a_path_no_recipe_names(done: Path) -> None:
 
 def test_a_path_that_means_nothing_is_explained(done: Path) -> None:
     said = snakemake(done, "-n", "--", f"{PLACE}/seed0/colorize/cam/seeds.json", fails=True)
-    assert "needs classifier" in said and "Traceback" not in said
+    assert "needs classifier" in said and TRACEBACK not in said
 
 
 # ------------------------------------------------------------------------------------------- what an edit brings back
@@ -463,10 +464,10 @@ def test_a_manifest_or_a_missing_file_as_configuration_is_explained(done: Path) 
     """`--configfile` takes every word that follows it, a target too."""
     target = f"{PLACE}/saliency/saliency.json"
     status, said = warm.run("snakemake", ["-n", "--configfile", TINY, "own.yaml", target], done, environment(done))
-    assert status != 0 and "Traceback" not in said
+    assert status != 0 and TRACEBACK not in said
     assert "saliency.json" in said and "manifest" in said and "before --configfile, or after --" in said
     said = snakemake(done, "-n", files=("absent.yaml",), fails=True)
-    assert "absent.yaml" in said and "Traceback" not in said
+    assert "absent.yaml" in said and TRACEBACK not in said
 
 
 def test_the_report_of_snakemake_holds_the_pages(done: Path) -> None:
