@@ -17,7 +17,7 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
-    cluster.watch(workflow, print)  # names jobs on Slurm that wait for what cannot come
+    cluster.watch(workflow, logger.warning)  # names jobs on Slurm that wait for what cannot come
 
 
 localrules:

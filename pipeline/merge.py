@@ -34,8 +34,10 @@ def merge_by_class(true: np.ndarray, pseudo: np.ndarray, background: int | None)
 def run(job: Job) -> None:
     settings: Merge = job.settings
     true, pseudo = job.inputs["true"], job.inputs["pseudo"]
-    if classes.names(true) != classes.names(pseudo):
-        raise InputError(f"{true.path} has classes {classes.names(true)}, {pseudo.path} {classes.names(pseudo)}")
+    if classes.meta(true) != classes.meta(pseudo):
+        raise InputError(
+            f"{true.path} has {classes.meta(true)}, {pseudo.path} {classes.meta(pseudo)}; the same expected"
+        )
     has_true, has_pseudo = true.read("covered"), pseudo.read("covered")
     background = classes.background(true)
 

@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
-from pipeline.datasets.files import SUFFIXES, read_tags
+from pipeline.datasets.files import FOREIGN, SUFFIXES, read_tags
 from pipeline.datasets.pictures import read_photograph
 from pipeline.kinds.pixels import reduced
 
@@ -47,6 +47,7 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
     Raises InputError when there are none, when two would share a mask, or when a result would replace a photograph.
     """
     found: dict[str, Photo] = {}
+    foreign: list[str] = []
     for source in sources:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder")
@@ -54,7 +55,10 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         for path in paths:
             inside = folder.resolve() != out.resolve() and out.resolve() in path.resolve().parents
-            if path.suffix.lower() not in SUFFIXES or not path.is_file() or (source.is_dir() and inside):
+            if not path.is_file() or path.name.startswith(".") or (source.is_dir() and inside):
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                foreign += [str(path)] * (path.suffix.lower() in FOREIGN)
                 continue
             relative = path.relative_to(folder).with_suffix("")
             name = relative.as_posix()
@@ -62,6 +66,8 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
                 raise InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one")
             overlay = out / "overlays" / f"{name}.jpg"
             found[name] = Photo(path, name, out / f"{name}.png", overlay)
+    if foreign:
+        print(f"{len(foreign)} pictures are left out ({foreign[0]}, …): {', '.join(SUFFIXES)} expected; convert them")
     if not found:
         raise InputError(f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)")
     originals = {photo.path.resolve() for photo in found.values()}

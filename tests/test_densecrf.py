@@ -21,7 +21,8 @@ def planted_picture(size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def test_it_moves_labels_to_the_edges_of_the_photograph() -> None:
     rgb, mask, probabilities = planted_picture()
     found = dense_crf(rgb, probabilities, DeepLabKernels())
-    assert (found.argmax(0) == mask).mean() > 0.99 > (probabilities.argmax(0) == mask).mean()
+    before, after = ((scores.argmax(0) == mask).mean() for scores in (probabilities, found))
+    assert before < 0.95 and after > 0.97
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from math import comb
+from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from pipeline.core.data import crop
+from pipeline import patches, triplet
+from pipeline.core import store
+from pipeline.core.job import InputError
+from pipeline.core.steps import Patches, Triplet
+from pipeline.kinds.patches import draws_by_image
+from pipeline.kinds.pixels import crop
+from pipeline.networks.backbones import backbone
 from pipeline.patches import distinct, draw_patches
 
 LABELS = hnp.arrays(
@@ -24,21 +32,31 @@ LABELS = hnp.arrays(
 SIDES = st.tuples(st.integers(1, 12), st.integers(0, 12)).map(lambda s: (s[0], s[0] + 1 + s[1]))
 
 
-def plain_coverage(box: NDArray[np.int32], earlier: list[NDArray[np.int32]], shape: tuple[int, int]) -> float:
-    """Share of a box's own area that lies in the image and in any of the earlier boxes, pixel by pixel."""
+def area(box: NDArray[np.int32]) -> int:
+    return int((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def plain_coverage(
+    box: NDArray[np.int32], earlier: list[NDArray[np.int32]], shape: tuple[int, int], whole: int = 0
+) -> float:
+    """Share of a box's own area (or of `whole`) that lies in the image and in any of the earlier boxes, by pixels."""
     y0, x0, y1, x1 = box.tolist()
     covered = 0
     for y in range(max(y0, 0), min(y1, shape[0])):
         for x in range(max(x0, 0), min(x1, shape[1])):
             covered += any(b[0] <= y < b[2] and b[1] <= x < b[3] for b in earlier)
-    return float(covered / ((y1 - y0) * (x1 - x0)))
+    return float(covered / (whole or area(box)))
 
 
-def plain_distinct(boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int) -> list[int]:
-    """The rule as one would say it: look at all, keep what is new, then take from the dropped."""
+def plain_distinct(boxes: NDArray[np.int32], shape: tuple[int, int], wanted: int, reference: str) -> list[int]:
+    """The rule as one would say it: look at all, keep what is new, then take from the dropped.
+
+    As released ('first'), what is covered of a box is compared with the area of the first of them all.
+    """
     kept: list[int] = []
     for index in range(len(boxes)):
-        if plain_coverage(boxes[index], [boxes[k] for k in kept], shape) <= 0.6:
+        whole = area(boxes[0]) if reference == "first" else 0
+        if plain_coverage(boxes[index], [boxes[k] for k in kept], shape, whole) <= 0.6:
             kept.append(index)
     return (kept + [i for i in range(len(boxes)) if i not in kept])[:wanted]
 
@@ -79,9 +97,9 @@ def assert_coverage_rule(foreground: NDArray[np.int32], shape: tuple[int, int]) 
     assert all(plain_coverage(box, list(foreground[:refill]), shape) > 0.6 for box in foreground[refill:])
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 10))
-def test_distinct_equals_the_plain_rule(seed: int, number: int, wanted: int) -> None:
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 10), st.sampled_from(["own", "first"]))
+def test_distinct_equals_the_plain_rule(seed: int, number: int, wanted: int, reference: str) -> None:
     rng = np.random.default_rng(seed)
     shape = (14, 17)
     y, x, half = (
@@ -90,16 +108,20 @@ def test_distinct_equals_the_plain_rule(seed: int, number: int, wanted: int) -> 
         rng.integers(1, 6, number),
     )
     boxes = np.stack([y - half, x - half, y + half, x + half], axis=1).astype(np.int32)
-    assert distinct(boxes, shape, wanted, 0.6).tolist() == plain_distinct(boxes, shape, wanted)
+    assert distinct(boxes, shape, wanted, 0.6, reference).tolist() == plain_distinct(boxes, shape, wanted, reference)
+    assert distinct(boxes[:0], shape, wanted, 0.6, reference).tolist() == []
 
 
 def test_coverage_is_relative_to_the_candidates_own_area() -> None:
     small, large = [8, 8, 12, 12], [0, 0, 20, 20]
     far = [30, 30, 34, 34]
-    # The large box around the small one is new; dividing by the first box's area would drop it.
-    assert distinct(np.array([small, large, far], np.int32), (40, 40), 2, 0.6).tolist() == [0, 1]
-    # The small box inside the large one is not; dividing by the first box's area would keep it.
-    assert distinct(np.array([large, small, far], np.int32), (40, 40), 2, 0.6).tolist() == [0, 2]
+    # The large box around the small one is new; divided by the first box's area, as released, it is not.
+    outwards, inwards = np.array([small, large, far], np.int32), np.array([large, small, far], np.int32)
+    assert distinct(outwards, (40, 40), 2, 0.6).tolist() == [0, 1]
+    assert distinct(outwards, (40, 40), 2, 0.6, "first").tolist() == [0, 2]
+    # The small box inside the large one is covered entirely; divided by the first box's area it is kept.
+    assert distinct(inwards, (40, 40), 2, 0.6).tolist() == [0, 2]
+    assert distinct(inwards, (40, 40), 2, 0.6, "first").tolist() == [0, 1]
 
 
 def test_coverage_counts_the_union_and_a_limit_met_exactly_is_kept() -> None:
@@ -257,3 +279,76 @@ def test_crop_does_not_overflow_at_its_largest() -> None:
 def test_crop_refuses_empty_boxes_and_impossible_sizes(box: tuple[int, int, int, int], size: int) -> None:
     with pytest.raises(ValueError, match="cannot crop"):
         crop(np.zeros((8, 8, 3), np.uint8), box, size)
+
+
+# ------------------------------------------------------------------------------------------------- the stages
+
+
+SIZES = [(40, 64), (48, 48), (30, 50), (32, 32)]
+
+
+def labelled(folder: Path, background: int | None) -> dict[str, store.Artifact]:
+    """Four photographs: labelled in classes 0, 1, 2; all of class 0; without a labelled pixel; not covered."""
+    mixed = np.random.default_rng(0).integers(0, 3, (5, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    maps = [mixed, np.zeros(SIZES[1], np.uint8), np.full(SIZES[2], 255, np.uint8), None]
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+    return {
+        "photographs": planted.photographs(folder / "p.json", pictures),
+        "labels": planted.labels(folder / "l.json", maps, 64, 3, background),
+    }
+
+
+@pytest.mark.parametrize("reference", ["own", "first"])
+@pytest.mark.parametrize("background", [0, None])
+def test_the_stage_draws_from_what_is_labelled(background: int | None, reference: str, tmp_path: Path) -> None:
+    given = labelled(tmp_path, background)
+    settings = Patches(per_image=10, draws=3, sides=(8, 20), size=32, reference=reference)  # type: ignore[arg-type]
+    patches.run(planted.job(settings, tmp_path / "b.json", given, seed=4))
+    bank = store.Artifact(tmp_path / "b.json", "patches")
+    assert bank.meta == {"size": 32, "classes": planted.class_names(3, background), "background": background}
+    draws = draws_by_image(bank)
+    assert sorted(draws) == [0, 1] and all(len(of) == 3 for of in draws.values())
+    label = given["labels"]["labels"][0, :40, :64]
+    for number, (boxes, classes) in enumerate(draws[0]):
+        expected = draw_patches(
+            label,
+            np.random.default_rng((4, 0, number)),
+            count=10,
+            sides=(8, 20),
+            reference=reference,
+            background=background,
+        )
+        np.testing.assert_array_equal(boxes, expected[0])
+        np.testing.assert_array_equal(classes, expected[1])
+        assert (classes[:9] != 0).all() and classes[9] == 0 if background == 0 else (classes == 0).sum() > 0
+    assert all((classes == 0).all() for _, classes in draws[1])
+
+
+def test_nothing_labelled_is_a_message(tmp_path: Path) -> None:
+    given = labelled(tmp_path, 0)
+    given["labels"] = planted.labels(tmp_path / "n.json", [None, None, np.full(SIZES[2], 255), None], 64, 3)
+    with pytest.raises(InputError, match="no pixel is labelled") as error:
+        patches.run(planted.job(Patches(sides=(8, 20), size=32), tmp_path / "b.json", given))
+    assert str(given["labels"].path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "size", "largest"),
+    [("resnet18", 32, 64, 2), ("resnet18", 16, 64, 4), ("vgg16", 8, 64, 8), ("efficientnet_lite0", 32, 96, 3)],
+)
+def test_a_pool_larger_than_the_map_is_refused(name: str, stride: int, size: int, largest: int) -> None:
+    """Its cells would be the map's, several times over."""
+    net = backbone(name, stride)
+    triplet.refuse_enlarging(net, size, Triplet(stride=stride, pool=largest))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"is {largest} x {largest}; set pool to at most {largest}, a smaller stride"):
+        triplet.refuse_enlarging(net, size, Triplet(stride=stride, pool=largest + 1))  # type: ignore[arg-type]
+
+
+def test_the_stage_refuses_such_a_pool_before_it_trains(tmp_path: Path) -> None:
+    given = labelled(tmp_path, 0)
+    box, ids = np.array([[0, 0, 16, 16]] * 4), np.array([0, 1, 0, 1])
+    given["patches"] = planted.patches(tmp_path / "b.json", np.zeros(4), box, ids, 32, 3)
+    given["weights"] = planted.weights(tmp_path / "w.json", backbone("resnet18"))
+    with pytest.raises(InputError, match="pool: 4 asked for, but the map of a patch of 32 px at stride 32 is 1 x 1"):
+        triplet.run(planted.job(Triplet(), tmp_path / "t.json", given))

@@ -1,50 +1,59 @@
-"""Masks for users' own photographs: right size, right classes, nothing overwritten, no file lost to a bad neighbour."""
+"""Masks for users' own photographs: the network's answer at their size, nothing overwritten or mixed, no file lost to
+a bad neighbour."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
 import torch
-import torch.nn.functional as F
+from colours import colour_segmenter, constant_segmenter, plain
+from conftest import ROOT, command
 from PIL import Image
 
 from pipeline import predict
-from pipeline.core import inference, store
-from pipeline.core.config import Segment
-from pipeline.core.models import Segmenter, backbone, pack
+from pipeline.core import store
+from pipeline.datasets import look, pictures
+from pipeline.kinds.pixels import resize_nearest
+from pipeline.networks.door import open_network
 
 CLASSES = ["background", "cat", "dog", "cow"]
+PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 
 
 @pytest.fixture(scope="module")
-def network() -> Segmenter:
-    torch.manual_seed(0)
-    return Segmenter(backbone("resnet18", 32), "deeplabv3+", len(CLASSES), 16, 32).eval()
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It knows its classes by colour; trained at photographs of 96 pixels."""
+    path = tmp_path_factory.mktemp("model") / "model.json"
+    return planted.model(path, colour_segmenter(PALETTE), CLASSES, max_side=96).path
 
 
 @pytest.fixture(scope="module")
-def model(network: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(network, tmp_path_factory.mktemp("model") / "model.json")
+def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of every pixel: cow, else dog, else cat, else background. There is no background in its data set."""
+    path = tmp_path_factory.mktemp("undecided") / "model.json"
+    return planted.model(path, constant_segmenter([0.1, 0.15, 0.25, 0.5]), CLASSES, background=None).path
 
 
-def write_model(network: Segmenter, path: Path) -> Path:
-    arrays, index = pack(network.state_dict())
-    meta = {"index": index, "backbone": "resnet18", "gray": False, "stride": 32, "head": "deeplabv3+", "width": 16}
-    header = store.Header("model", "segment", Segment().model_dump(mode="json"), "c0de", 0, "f32")
-    store.write_table(path, header, arrays, {**meta, "classes": CLASSES, "max_side": 64})
-    return path
+def stripes(height: int, *classes: int) -> np.ndarray:
+    return np.concatenate([plain(height, 32, PALETTE[k]) for k in classes], axis=1)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
+    """Three photographs; PNG, as JPEG would change their colours a little."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
-    for name, size in (("a.jpg", (90, 60)), ("b.PNG", (40, 50)), ("more/a.jpeg", (64, 64))):
-        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), np.uint8)).save(folder / name)
+    for name, rgb in (
+        ("a.png", stripes(64, 1, 0, 2)),
+        ("b.PNG", stripes(32, 3)),
+        ("more/a.png", stripes(64, 2, 2)),
+    ):
+        Image.fromarray(rgb).save(folder / name, format="PNG")
     return folder
 
 
@@ -62,38 +71,128 @@ def mask_of(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_masks_have_the_photographs_sizes(model: Path, photos: Path, tmp_path: Path) -> None:
+def striped(height: int, *classes: int, width: int = 32) -> list[list[int]]:
+    return [np.repeat(classes, width).tolist()] * height
+
+
+# ----------------------------------------------------------------------------------------------------- values
+
+
+def test_masks_are_the_networks_answer(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
     assert call(model, photos, "--out", out) == 0
-    assert mask_of(out / "a.png").shape == (60, 90)
-    assert mask_of(out / "b.png").shape == (50, 40)
-    assert mask_of(out / "more" / "a.png").max() < len(CLASSES)
+    assert mask_of(out / "a.png").tolist() == striped(64, 1, 0, 2)
+    assert mask_of(out / "b.png").tolist() == striped(32, 3)
+    assert mask_of(out / "more" / "a.png").tolist() == striped(64, 2, 2)
     with Image.open(out / "overlays" / "more" / "a.jpg") as picture:
         assert picture.size == (64, 64)
-    assert json.loads((out / "predict.json").read_text())["classes"] == CLASSES
+    record = json.loads((out / "predict.json").read_text())
+    assert record["classes"] == CLASSES and record["model"] == store.Artifact(model).digest
 
 
-def test_masks_are_upright(model: Path, tmp_path: Path) -> None:
+def test_masks_are_the_argmax_of_a_network_at_any_size(model: Path, tmp_path: Path) -> None:
+    """A picture of noise, no multiple of the stride: argmax of the probabilities, written out."""
+    rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8).repeat(8, 0).repeat(10, 1)[:50, :83]
+    Image.fromarray(rgb).save(tmp_path / "noise.png")
+    assert call(model, tmp_path / "noise.png", "--out", tmp_path / "out", "--flip", "--scales", 1, 0.75) == 0
+    network = open_network(store.Artifact(model), scales=(1.0, 0.75), flip=True)
+    with torch.no_grad():
+        expected = network.probabilities(rgb[None])[0].argmax(0).numpy()
+    found = mask_of(tmp_path / "out" / "noise.png")
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found)) > 1
+
+
+def test_large_photographs_are_reduced_to_the_size_of_training_and_their_masks_are_not(
+    model: Path, tmp_path: Path
+) -> None:
+    """Ten times as large as the network's stripes; as they are, it would see each for itself, and be right as well."""
+    large = resize_nearest(stripes(64, 1, 0, 2), 640, 960)
+    large[:, 300:330] = PALETTE[3]  # a tenth of a stripe: gone at the size of training
+    Image.fromarray(large).save(tmp_path / "large.png")
+    assert call(model, tmp_path / "large.png", "--out", tmp_path / "out", "--no-overlays") == 0
+    assert not (tmp_path / "out" / "overlays").exists()
+    found = mask_of(tmp_path / "out" / "large.png")
+    assert found.shape == (640, 960)
+    assert (found == np.array(striped(640, 1, 0, 2, width=320))).mean() > 0.98 and not (found == 3).any()
+    assert call(model, tmp_path / "large.png", "--out", tmp_path / "whole", "--max-side", 0) == 0
+    assert (mask_of(tmp_path / "whole" / "large.png") == 3).any()
+
+
+def test_masks_are_upright_and_photographs_are_read_by_one_function(model: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera turned
-    rgb = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
+    upright = stripes(64, 1, 0, 2)
     (tmp_path / "photos").mkdir()
-    Image.fromarray(rgb).save(tmp_path / "photos" / "turned.png", exif=exif)
-    Image.fromarray(np.rot90(rgb, -1)).save(tmp_path / "photos" / "upright.png")
-    assert call(model, tmp_path / "photos", "--out", tmp_path / "out", "--no-overlays") == 0
-    assert (mask_of(tmp_path / "out" / "turned.png") == mask_of(tmp_path / "out" / "upright.png")).all()
-    assert not (tmp_path / "out" / "overlays").exists()
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "photos" / "turned.png", exif=exif)
+    assert call(model, tmp_path / "photos", "--out", tmp_path / "out") == 0
+    assert mask_of(tmp_path / "out" / "turned.png").tolist() == striped(64, 1, 0, 2)
+    stored = look.photograph((tmp_path / "photos" / "turned.png").read_bytes())  # what `prepare` keeps
+    np.testing.assert_array_equal(stored, upright)
+    assert predict.read_photograph is pictures.read_photograph
+
+
+def test_tags_limit_the_classes(
+    model: Path, undecided: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = tmp_path / "tags.csv", tmp_path / "out"
+    table.write_text("image,tags\na.png,dog\nb,cat\n")
+    assert call(model, photos, "--out", out, "--tags", table) == 0
+    assert mask_of(out / "a.png").tolist() == striped(64, 0, 0, 2), "no cat: red is nearer to black than to green"
+    assert not (mask_of(out / "b.png") == 3).any(), "no cow"
+    assert mask_of(out / "more" / "a.png").tolist() == striped(64, 2, 2), "a name without its folder counts as well"
+    capsys.readouterr()
+    table.write_text("image,tags\na.png,cat dog\nmore/a,dog cat\nb,cat\n")
+    assert call(undecided, photos, "--out", tmp_path / "none", "--tags", table) == 0
+    assert "background only" not in capsys.readouterr().out
+    assert (mask_of(tmp_path / "none" / "a.png") == 2).all(), "without a background the tags are all there is"
+    assert (mask_of(tmp_path / "none" / "b.png") == 1).all()
+    table.write_text("image,tags\na,cat\n")
+    assert call(undecided, photos, "--out", tmp_path / "rest", "--tags", table) == 0
+    assert f"1 photos are not in {table}: every class is possible there" in capsys.readouterr().out
+    assert (mask_of(tmp_path / "rest" / "b.png") == 3).all()
+
+
+def test_tags_that_the_model_does_not_know(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "tags.csv"
+    table.write_text("image,tags\na,dog unicorn\n")
+    assert call(model, photos, "--out", tmp_path / "out", "--tags", table) == 0
+    assert "does not know unicorn" in capsys.readouterr().out
+    assert mask_of(tmp_path / "out" / "a.png").tolist() == striped(64, 0, 0, 2)
+    for text, words in (("image,tags\na,unicorn\n", "unicorn"), ("file;tags\n", "`image,tags` expected")):
+        table.write_text(text)
+        assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
+        assert words in capsys.readouterr().err
+    assert call(model, photos, "--out", tmp_path / "other", "--tags", tmp_path / "none.csv") == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_crf_runs(undecided: Path, photos: Path, tmp_path: Path) -> None:
+    assert call(undecided, photos / "a.png", "--out", tmp_path / "out", "--crf", "--max-side", 40) == 0
+    assert (mask_of(tmp_path / "out" / "a.png") == 3).all(), "nothing speaks against the likeliest class"
+
+
+# -------------------------------------------------------------------------------- nothing lost, nothing mixed
 
 
 def test_a_broken_file_is_named_and_the_others_are_done(
-    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    Image.fromarray(stripes(64, 1)).save(photos / "cut.jpg")
+    (photos / "broken.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:300])
+    (photos / "cut.jpg").unlink()
     (photos / "text.png").write_text("no picture")
+    (photos / "._a.png").write_text("what some systems leave beside a file")
+    (photos / "scan.tif").write_text("a format that is not read")
     Image.fromarray(np.zeros((40, 40), np.uint16)).save(photos / "deep.png")
     assert call(model, photos, "--out", tmp_path / "out") == 1
-    last = capsys.readouterr().out.split("3 file(s) could not be done")[1]
+    said = capsys.readouterr().out
+    last = said.split("3 file(s) could not be done")[1]
     assert all(name in last for name in ("broken.jpg", "text.png", "deep.png"))
+    assert "1 pictures are left out" in said and "scan.tif" in said
     assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {"a.png", "b.png"}
 
 
@@ -106,7 +205,7 @@ def test_what_is_there_is_skipped_unless_told(model: Path, photos: Path, tmp_pat
     assert (out / "a.png").read_bytes() == b"mine"
     assert (out / "b.png").is_file()
     assert call(model, photos, "--out", out, "--overwrite") == 0
-    assert mask_of(out / "a.png").shape == (60, 90)
+    assert mask_of(out / "a.png").tolist() == striped(64, 1, 0, 2)
 
 
 def test_an_overwrite_that_is_stopped_leaves_no_old_mask(
@@ -118,26 +217,46 @@ def test_an_overwrite_that_is_stopped_leaves_no_old_mask(
     def stop(path: Path) -> np.ndarray:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "read_photo", stop)
+    monkeypatch.setattr(predict, "read_photograph", stop)
     with pytest.raises(KeyboardInterrupt):
         call(model, photos, "--out", out, "--overwrite")
     assert not list(out.rglob("*.png"))
 
 
 def test_masks_of_two_kinds_do_not_mix(
-    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    model: Path, undecided: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(model, photos, "--out", tmp_path / "out") == 0
-    assert call(model, photos, "--out", tmp_path / "out", "--flip") == 2
+    out = tmp_path / "out"
+    assert call(model, photos, "--out", out) == 0
+    assert call(model, photos, "--out", out, "--flip") == 2
     assert "another flip" in capsys.readouterr().err
+    assert call(undecided, photos, "--out", out) == 2
+    assert "another model" in capsys.readouterr().err
+    assert call(undecided, photos, "--out", out, "--overwrite", "--max-side", 96) == 0
+    assert (mask_of(out / "a.png") == 3).all()
+
+
+def test_overwriting_some_leaves_no_others_under_a_record_that_is_not_theirs(
+    model: Path, undecided: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(stripes(64, 3)).save(other / "c.png")
+    assert call(model, photos, "--out", out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert call(undecided, other, "--out", out, "--overwrite") == 2
+    assert "3 masks there are of other photographs" in capsys.readouterr().err
+    assert call(undecided, photos / "a.png", "--out", out, "--overwrite") == 2, "a part of them is not all of them"
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert call(model, other, "--out", out) == 0, "more photographs, the same way, are welcome"
+    assert len(list(out.rglob("*.png"))) == 4
 
 
 @pytest.mark.parametrize("place", [".", "more/.."])
 def test_photographs_are_never_overwritten(model: Path, photos: Path, place: str) -> None:
-    before = (photos / "b.PNG").read_bytes()
-    (photos / "c.png").write_bytes(before)
+    before = (photos / "a.png").read_bytes()
     assert call(model, photos, "--out", photos / place, "--overwrite") == 2
-    assert (photos / "c.png").read_bytes() == before
+    assert (photos / "a.png").read_bytes() == before
 
 
 def test_masks_below_the_photographs_are_not_taken_for_photographs(model: Path, photos: Path) -> None:
@@ -146,15 +265,18 @@ def test_masks_below_the_photographs_are_not_taken_for_photographs(model: Path, 
     assert len(list((photos / "masks").rglob("*.png"))) == 3
 
 
+# -------------------------------------------------------------------------------------------------- messages
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: (folder / "a.png").write_bytes((folder / "b.PNG").read_bytes()), "share the mask"),
+        (lambda folder: (folder / "a.jpg").write_bytes((folder / "b.PNG").read_bytes()), "share the mask"),
         (lambda folder: [path.unlink() for path in folder.rglob("*.*")], "no photographs"),
     ],
 )
 def test_what_cannot_work_is_said_first(
-    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change, words: str
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change, words: str
 ) -> None:
     change(photos)
     assert call(model, photos, "--out", tmp_path / "out") == 2
@@ -162,60 +284,37 @@ def test_what_cannot_work_is_said_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_tags_limit_the_classes(model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    table = tmp_path / "tags.csv"
-    table.write_text("image,tags\na.jpg,dog\nb,cat cow\n")
-    assert call(model, photos, "--out", tmp_path / "out", "--tags", table) == 0
-    assert set(np.unique(mask_of(tmp_path / "out" / "a.png"))) <= {0, 2}
-    assert set(np.unique(mask_of(tmp_path / "out" / "b.png"))) <= {0, 1, 3}
-    table.write_text("image,tags\na,dog unicorn\n")
-    assert call(model, photos, "--out", tmp_path / "out", "--tags", table, "--overwrite") == 0
-    assert "unicorn" in capsys.readouterr().out
-    assert set(np.unique(mask_of(tmp_path / "out" / "a.png"))) <= {0, 2}
-    table.write_text("image,tags\na,unicorn\n")
-    assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
-    assert "unicorn" in capsys.readouterr().err
-    table.write_text("file;tags\n")
-    assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
+def test_what_is_no_model_is_a_message(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags = planted.tags(tmp_path / "tags.json", np.zeros((1, 2)))
+    later = planted.table_artifact(
+        tmp_path / "later.json",
+        "model",
+        {"x": np.zeros(1)},
+        {"classes": CLASSES, "background": 0},
+        store.Header("model", "psl", {"method": "psl"}, "test"),
+    )
+    (tmp_path / "text.json").write_text("no JSON")
+    for path, words in (
+        (model.parent, "not a manifest"),
+        (store.store_of(model), "not a manifest"),
+        (tmp_path / "none.json", "no such artifact"),
+        (tmp_path / "text.json", "not a manifest"),
+        (tags.path, "this is tags, model expected"),
+        (later.path, "made by method 'psl'; models of segment can be opened"),
+    ):
+        assert call(path, photos, "--out", tmp_path / "out") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and words in said and str(path) in said
+    assert call(model, tmp_path / "nowhere", "--out", tmp_path / "out") == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("side", [0, 40])
-def test_crf_scales_and_mirror_images_run(model: Path, photos: Path, tmp_path: Path, side: int) -> None:
-    options = ["--crf", "--flip", "--scales", 0.5, 1, "--max-side", side]
-    assert call(model, photos / "a.jpg", "--out", tmp_path / "out", *options) == 0
-    assert mask_of(tmp_path / "out" / "a.png").shape == (60, 90)
-
-
-# ------------------------------------------------------------------------------------------------- inference
-
-
-def test_probabilities_are_the_mean_over_scales_and_mirror_images(network: Segmenter) -> None:
-    rgb = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
-    found = inference.probabilities(network, rgb, scales=(1.0, 0.75), flip=True)
-    assert found.shape == (4, 48, 80)
-    assert found.dtype == np.float32
-    expected = np.zeros((4, 48, 80))
-    for size in ((48, 80), (36, 60)):
-        from pipeline.core.data import resize_image, to_tensor
-
-        x = to_tensor(resize_image(rgb, *size))[None]
-        with torch.no_grad():
-            for y in (network(x), network(x.flip(3)).flip(3)):
-                expected += F.interpolate(y.softmax(1), (48, 80), mode="bilinear")[0].numpy() / 4
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(61, 97), (30, 40), (10, 13), (1, 200)])
-def test_labels_read_in_bands_are_those_read_at_once(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = np.random.default_rng(0).random((5, 30, 40)).astype(np.float32)
-    monkeypatch.setattr(inference, "BAND_BYTES", 4 * 5 * size[1] * 7)
-    expected = F.interpolate(torch.from_numpy(scores)[None], size, mode="bilinear")[0].argmax(0).numpy()
-    assert (inference.label_map(scores, *size) == expected).mean() > 0.999
-
-
-def test_reduced_keeps_small_photographs() -> None:
-    rgb = np.zeros((30, 90, 3), np.uint8)
-    assert inference.reduced(rgb, None) is rgb
-    assert inference.reduced(rgb, 90) is rgb
-    assert inference.reduced(rgb, 45).shape == (15, 45, 3)
-    assert inference.reduced(np.zeros((1, 900, 3), np.uint8), 10).shape == (1, 10, 3)
+def test_as_a_command_of_its_own(undecided: Path, photos: Path, tmp_path: Path) -> None:
+    words = command("predict", undecided, photos / "a.png", "--out", tmp_path / "out", "--device", "cpu")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1/1  a  cow" in done.stdout
+    assert (mask_of(tmp_path / "out" / "a.png") == 3).all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from pipeline.core.resources import LEAST_MEMORY, LEAST_MINUTES, PREPARE, Each, memory, minutes
+from pipeline.core.steps import METHODS
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,20 @@ def test_a_million_photographs_are_prepared_within_days() -> None:
 
 def test_memory_counts_processes_and_the_batch() -> None:
     assert memory(Maps(), 512, 8, gpu=False) > 4 * memory(Maps(), 512, 1, gpu=False)
-    assert memory(Maps(), 512, 8, gpu=True) == memory(Maps(), 512, 1, gpu=False)
+    assert memory(Maps(), 512, 8, gpu=True) == memory(Maps(), 512, 1, gpu=True)
     assert memory(Train(1, 410), 512, 8, gpu=False) > 2 * memory(Train(1, 410), 512, 8, gpu=True)
     assert memory(Train(1, 160), 192, 2, gpu=False, workers=6) > 4300  # the most that six loading processes had
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_every_method_asks_for(name: str) -> None:
+    """Least for a handful, within a day for VOC's 12,031 photographs, more for more, where it reads any."""
+    method = METHODS[name]().sized(512)  # type: ignore[call-arg]
+
+    def asked(photographs: int) -> int:
+        return minutes(method, photographs, 512, method.threads, method.gpu)
+
+    assert asked(16) == LEAST_MINUTES
+    assert asked(12_031) <= 24 * 60
+    assert (asked(10**6) > 10 * asked(10**4)) == bool(method.takes)
+    assert LEAST_MEMORY <= memory(method, 512, method.threads, method.gpu) <= 64_000

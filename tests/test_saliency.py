@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
+from conftest import DATA_FOLDER
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.stats import rankdata
-from skimage.morphology import disk, reconstruction
 from skimage.segmentation import slic
 
 from pipeline import saliency as S
+from pipeline.core import store
+from pipeline.core.job import InputError
+from pipeline.core.steps import Saliency
+from pipeline.kinds.pixels import reduced
 
-VOC = next((Path(__file__).parents[1].parent.glob("*/data/voc_mini")), None)  # a folder beside the checkout
+VOC = DATA_FOLDER / "voc_mini"
 Array = NDArray[np.floating[Any]]
 
 
@@ -123,50 +130,51 @@ def regions_of(rgb: NDArray[np.uint8], wanted: int = 40) -> tuple[NDArray[np.int
 def test_barrier_distance_equals_the_plain_sweeps(height: int, width: int, sweeps: int, grain: float) -> None:
     noise = np.random.default_rng(height + sweeps).normal(0, 20, (height, width))
     channel = (np.round(noise / grain) * grain).astype(np.float32)
-    np.testing.assert_array_equal(S._barrier_distance(channel, sweeps), plain_barrier(channel, sweeps))
+    np.testing.assert_array_equal(S.barrier_kernel()(channel, sweeps), plain_barrier(channel, sweeps))
 
 
 def test_barrier_distance_of_a_ring_is_the_height_of_its_wall() -> None:
     channel = np.zeros((40, 40), np.float32)
     channel[10:30, 10:30] = 7
     channel[15:25, 15:25] = 3  # the inside of the wall is lower, but a path to it must climb to 7
-    distance = S._barrier_distance(channel, 3)
+    distance = S.barrier_kernel()(channel, 3)
     assert (distance[10:30, 10:30] == 7).all()
     assert distance.sum() == 7 * 20 * 20
 
 
+def plain_reconstruct(marker: NDArray[np.float32], ceiling: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The former kernel: `marker` floods its 4-neighbours, never above `ceiling`, until two sweeps change nothing."""
+    height, width = marker.shape
+    level, quiet, step = marker.copy(), 0, 1
+    while quiet < 2:
+        quiet += 1
+        for y in range(height) if step > 0 else range(height - 1, -1, -1):
+            for x in range(width) if step > 0 else range(width - 1, -1, -1):
+                for ny, nx in ((y - step, x), (y, x - step)):
+                    if 0 <= ny < height and 0 <= nx < width:
+                        flooded = min(level[ny, nx], ceiling[y, x])
+                        if flooded > level[y, x]:
+                            level[y, x], quiet = flooded, 0
+        step = -step
+    return level
+
+
+def plain_flatten(saliency: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    opened = plain_reconstruct(minimum_filter(saliency, width), saliency)
+    return -plain_reconstruct(-maximum_filter(opened, width), -opened)
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_reconstruct_equals_scikit_image(seed: int) -> None:
+@pytest.mark.parametrize("grain", [0.001, 0.2])  # the coarse one has many ties
+def test_flatten_equals_the_former_kernel(seed: int, grain: float) -> None:
     rng = np.random.default_rng(seed)
-    ceiling = rng.random((23, 37), dtype=np.float32)
-    marker = np.where(rng.random(ceiling.shape) < 0.05, ceiling, ceiling * 0.2).astype(np.float32)
-    expected = reconstruction(marker, ceiling, method="dilation", footprint=disk(1))
-    np.testing.assert_array_equal(S._reconstruct(marker, ceiling), expected)
-
-
-@pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
-def test_reconstruct_floods_from_every_corner(corner: tuple[int, int]) -> None:
-    marker = np.zeros((12, 17), np.float32)
-    marker[corner] = 1
-    assert (S._reconstruct(marker, np.ones_like(marker)) == 1).all()
-
-
-def test_reconstruct_follows_a_spiral_to_its_end() -> None:
-    wall = [
-        "#########",
-        "........#",
-        "#######.#",
-        "#.....#.#",
-        "#.###.#.#",
-        "#.#...#.#",
-        "#.#####.#",
-        "#.......#",
-        "#########",
-    ]
-    ceiling = np.array([[float(c == ".") for c in row] for row in wall], np.float32)
-    marker = np.zeros_like(ceiling)
-    marker[5, 3] = 1
-    np.testing.assert_array_equal(S._reconstruct(marker, ceiling), ceiling)
+    noise = rng.random((6, 9)).repeat(4, 0).repeat(4, 1)[:23, :35] + 0.2 * rng.random((23, 35))
+    saliency = (np.round(noise / grain) * grain).astype(np.float32)
+    saliency /= saliency.max()
+    width = max(1, round(50 * np.sqrt(saliency.mean()) * 35 / S.WORKING_SIDE))
+    found = S._flatten(saliency)
+    np.testing.assert_array_equal(found, plain_flatten(saliency, width))
+    assert (found != saliency).any() and found.dtype == np.float32
 
 
 def test_flatten_removes_what_is_narrow_and_keeps_the_edges_of_what_is_wide() -> None:
@@ -336,10 +344,81 @@ def test_robust_background_keeps_to_the_number_of_regions() -> None:
     assert few <= 40 < many <= 260
 
 
-@pytest.mark.skipif(VOC is None, reason="no photographs: no folder data/voc_mini beside the checkout")
+# --- values as they were, the stage, and what it needs ---
+
+
+def blocks() -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (16, 21, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "mean", "pixels"),
+    [
+        ("rbd", "disk", 0.09036, [0.0, 1.0, 0.00413]),
+        ("mb+", "disk", 0.0952, [0.0008, 0.98526, 0.01135]),
+        ("ft", "disk", 0.16844, [0.13891, 0.88615, 0.09623]),
+        ("rbd", "blocks", 0.67927, [0.01663, 0.83322, 0.88295]),
+        ("mb+", "blocks", 0.3493, [0.00114, 0.08911, 0.0565]),
+        ("ft", "blocks", 0.46201, [0.23491, 0.50305, 0.16937]),
+    ],
+)
+def test_maps_are_those_of_the_first_release(name: str, picture: str, mean: float, pixels: list[float]) -> None:
+    if picture == "disk":
+        inside = np.hypot(*(np.indices((110, 150)) - np.array([50, 85])[:, None, None])) <= 22
+        noise = np.random.default_rng(7).normal(0, 12, (110, 150, 3))
+        rgb = np.clip(np.where(inside[..., None], (220, 120, 40), (90, 110, 130)) + noise, 0, 255).astype(np.uint8)
+    else:
+        rgb = blocks()
+    found = S.METHODS[name](rgb)
+    assert float(found.mean()) == pytest.approx(mean, abs=5e-4)
+    assert [float(found[at]) for at in ((5, 5), (50, 85), (80, 40))] == pytest.approx(pixels, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", S.METHODS)
+def test_the_stage_measures_a_reduced_photograph_and_stores_it_at_its_size(name: str, tmp_path: Path) -> None:
+    pictures = [blocks(), scene(60, 90, (30, 40), 15, 5)[0], noise_picture(40, 40)]
+    given = {"photographs": planted.photographs(tmp_path / "p.json", pictures, train=[0, 1])}
+    for threads in (1, 2):
+        out = tmp_path / f"{threads}.json"
+        S.run(planted.job(Saliency(algorithm=name, side=150), out, given, threads=threads))  # type: ignore[arg-type]
+    made = store.Artifact(tmp_path / "2.json", "saliency")
+    assert made.digest == store.Artifact(tmp_path / "1.json").digest
+    for i, rgb in enumerate(pictures[:2]):
+        small = S.METHODS[name](reduced(rgb, 150))
+        h, w = rgb.shape[:2]
+        expected = np.round(np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BILINEAR)) * 255)
+        np.testing.assert_array_equal(made["saliency"][i, :h, :w], expected)
+        assert not made["saliency"][i, h:].any() and not made["saliency"][i, :, w:].any()
+    assert not made["saliency"][2].any(), "a validation image"
+
+
+def test_without_numba_mb_says_what_is_missing_and_the_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "pipeline.kernels.barrier", raising=False)
+    given = {"photographs": planted.photographs(tmp_path / "p.json", [noise_picture(40, 40)])}
+
+    def run(name: str) -> Path:
+        S.run(planted.job(Saliency(algorithm=name), tmp_path / "s.json", given))  # type: ignore[arg-type]
+        return tmp_path / "s.json"
+
+    with pytest.raises(InputError, match=r"'mb\+' needs numba, which is not installed: pip install 'tagmask\[mb\]'"):
+        run("mb+")
+    assert not (tmp_path / "s.json").exists()
+    for name in ("rbd", "ft"):
+        assert store.Artifact(run(name)).read("saliency").any()
+
+
+def test_another_error_of_the_kernel_is_not_taken_for_a_missing_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pipeline.kernels.barrier", None)
+    with pytest.raises(ModuleNotFoundError, match="barrier"):
+        S.barrier_kernel()
+
+
+@pytest.mark.skipif(not VOC.is_dir(), reason=f"no photographs: {VOC} is missing")
 @pytest.mark.parametrize(("name", "least"), [("rbd", 0.86), ("mb+", 0.83)])
 def test_photographs_are_more_salient_inside_their_objects(name: str, least: float) -> None:
-    assert VOC is not None
     scores = []
     for image in (VOC / "ImageSets/Segmentation/train_6cls.txt").read_text().split()[::18]:
         rgb = np.asarray(Image.open(VOC / f"JPEGImages/{image}.jpg").convert("RGB"))

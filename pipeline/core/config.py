@@ -5,6 +5,7 @@ This module must not import torch: a dry run has to answer in about a second.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,7 +24,7 @@ from pydantic import (
 from pipeline.core.steps import METHODS, AnyStep, Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
-UNUSABLE = '{}*?[]\n\r\t"\\'  # in paths: wildcards to Snakemake, or what its own shell scripts break at
+UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
 Block = TypeVar("Block", bound=BaseModel)
 
 
@@ -162,7 +163,9 @@ class Config(Settings):
         if found:
             signs = " ".join(map(repr, found))
             raise ValueError(f"a path without {signs} expected: Snakemake would take it for a pattern")
-        return path.expanduser()
+        if str(path).startswith("-"):
+            raise ValueError("a path that does not begin with '-' expected: commands would take it for an option")
+        return Path(os.path.normpath(path.expanduser()))
 
     @field_validator("steps", "recipes")
     @classmethod
@@ -234,17 +237,21 @@ def parse_step(text: str) -> Step:
     try:
         return TypeAdapter(AnyStep).validate_json(text)
     except ValidationError as error:
-        raise ConfigError(explain(error, "--settings")) from None
+        raise ConfigError(explain(error, "--settings", tag=0)) from None
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Pydantic's findings, one line each: key, what is wrong, what was found."""
+def explain(error: ValidationError, where: str, tag: int | None = None) -> str:
+    """Pydantic's findings, one line each: key, what is wrong, what was found.
+
+    tag: at which part of a key pydantic adds the method; in steps the third, elsewhere nowhere. A setting may be called
+    like a method.
+    """
     lines = [f"{where}: {error.error_count()} setting(s) cannot be used"]
     for item in error.errors():
         parts = [str(part) for part in item["loc"]]
-        tag = 2 if parts[:1] == ["steps"] else 0  # the method, which pydantic adds to a step's key
-        if parts[tag : tag + 1] and parts[tag] in METHODS:
-            del parts[tag]
+        at = 2 if parts[:1] == ["steps"] else tag
+        if at is not None and at < len(parts) and parts[at] in METHODS:
+            del parts[at]
         key = ".".join(parts)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":

@@ -24,6 +24,7 @@ from typing import Protocol
 MARGIN = 4.0
 LEAST_MINUTES = 10
 LEAST_MEMORY = 1500  # MB: two Snakemakes and Python with torch
+CUDA = 3000  # MB of the host's memory that torch and the driver's libraries take beside a GPU; guessed
 CORE = 1.0  # megapixels a second that a network passes over on one core
 GPU = 16.0  # the same of a GPU; guessed
 SHARED = 0.7  # of a core's speed is left where all cores of a job work
@@ -88,9 +89,9 @@ def memory(method: Method, side: int, threads: int, gpu: bool, workers: int = 0,
     """
     if method.trains:
         crop = getattr(method, "crop", None) or side
-        asked = 3000.0 if gpu else 1500 + 4000 * getattr(method, "batch", 1) * crop * crop / 1e6
-        asked += 700 * workers
+        asked = LEAST_MEMORY + 700.0 * workers
+        asked += CUDA if gpu else 4000 * getattr(method, "batch", 1) * crop * crop / 1e6
     else:
         largest = max(1.0, *getattr(method, "scales", (1.0,))) * side
-        asked = 500 + (1 if gpu else threads) * (700 + 1000 * largest * largest / 1e6)
+        asked = 500 + CUDA * gpu + (1 if gpu else threads) * (700 + 1000 * largest * largest / 1e6)
     return round(max(LEAST_MEMORY, asked) * (1 + (attempt - 1) / 2))

@@ -111,7 +111,7 @@ class Training(Step):
 class CropTraining(Training):
     """Training on random crops, of a network with a new head."""
 
-    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.8}
+    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.7}
     crop: Length = Field(  # type: ignore[assignment]
         None, ge=32, description="side of the square training crop, pixels; null: in proportion to data.max_side"
     )
@@ -132,6 +132,9 @@ class Imagenet(Step):
     backbone: BackboneName = Field("efficientnet_lite0", description="network whose weights they are")
     file: Path | None = Field(None, description="local state dict; null: torchvision's cache or the pip package")
 
+    def seconds(self, side: int) -> float:
+        return 0.0
+
 
 class Random(Step):
     makes: ClassVar[Kind] = "weights"
@@ -140,12 +143,15 @@ class Random(Step):
     method: Literal["random"] = "random"
     backbone: BackboneName = Field("resnet18", description="network to initialise")
 
+    def seconds(self, side: int) -> float:
+        return 0.0
+
 
 class Proxy(CropTraining):
     takes: ClassVar[dict[str, str]] = {"photographs": "photographs"}
     makes: ClassVar[Kind] = "weights"
     stage: ClassVar[str] = "proxy"
-    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.5, "border": 0.0625}
+    lengths: ClassVar[dict[str, float | tuple[float, float]]] = {"crop": 0.7, "border": 0.0625}
     method: Literal["proxy"] = "proxy"
     task: Literal["colorization", "jigsaw"] = Field("colorization", description="what is learnt without labels")
     backbone: BackboneName = Field("resnet18", description="network to pretrain")
@@ -178,7 +184,7 @@ class Saliency(Step):
     side: int = Field(300, ge=32, description="computed at this longer side, then resized back")
 
     def seconds(self, side: int) -> float:
-        return 0.7
+        return 0.2 + 0.7 * (self.side / side) ** 2
 
 
 def _views(scales: tuple[float, ...], flip: bool) -> float:

@@ -46,6 +46,8 @@ def from_grid(maps: np.ndarray, grid: int, h: int, w: int) -> np.ndarray:
     """Maps [K,g,g] with one cell per grid x grid pixels → [K,h,w]: bilinear for scores, nearest for integers."""
     maps = np.asarray(maps)[:, : -(-h // grid), : -(-w // grid)]
     if maps.dtype.kind == "f":
+        if not len(maps):  # an image without tags
+            return np.zeros((0, h, w), np.float32)
         import torch  # rounds as its vector unit does, which numpy does not follow to the last bit
 
         tensor = torch.from_numpy(maps.astype(np.float32))[None]

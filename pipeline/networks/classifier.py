@@ -20,9 +20,7 @@ from pipeline.kinds import classes as kinds
 from pipeline.networks.backbones import backbone_meta, load_backbone, trained_backbone
 from pipeline.networks.pictures import resized, to_tensor
 from pipeline.networks.states import fill, state_of
-from pipeline.networks.trunk import Backbone
-
-SMALLEST = 32  # pixels; below it the coarsest feature map would be empty
+from pipeline.networks.trunk import SMALLEST, Backbone
 
 
 class Classifier(nn.Module):

@@ -25,8 +25,8 @@ from pipeline.kinds.classes import background, names
 from pipeline.networks.pictures import resized, to_tensor
 from pipeline.networks.segmenter import Segmenter, load_segmenter
 from pipeline.networks.states import for_inference
+from pipeline.networks.trunk import SMALLEST
 
-SMALLEST = 32  # pixels; below it the coarsest feature map would be empty
 BAND_BYTES = 2**27
 
 
@@ -106,11 +106,13 @@ def gated(scores: Tensor, possible: np.ndarray | Tensor | None) -> Tensor:
         return scores
     if not bool(mask.any(1).all()):
         raise ValueError("possible classes: a photograph without any; at least one each expected")
-    scores = scores * mask.to(scores.device)[:, :, None, None]
-    total = scores[:, 0].clone()  # one after the other: the same sum however many classes are impossible
+    mask = mask.to(scores.device)[:, :, None, None]
+    scores = scores * mask
+    total = scores[:, :1].clone()  # one after the other: the same sum however many classes are impossible
     for k in range(1, scores.shape[1]):
-        total += scores[:, k]
-    return scores / total.clamp(min=1e-6)[:, None]
+        total += scores[:, k : k + 1]
+    even = mask / mask.sum(1, keepdim=True)  # where the network is sure of impossible classes alone
+    return torch.where(total > 0, scores / total, even)
 
 
 def open_segmenter(artifact: Artifact, device: str, precision: str, scales: Sequence[float], flip: bool) -> Network:

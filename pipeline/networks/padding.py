@@ -1,12 +1,15 @@
 """Where layers pad, and how strides are undone without moving the map.
 
-A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two: torchvision's padding puts
-it half a cell to the left (and above), TensorFlow's 'same' padding, on an even side, half a cell to the right. A
-network that is trained so learns to look back by as much, or its border cells would see too little: EfficientNet-Lite0
-as released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a
+A layer of stride 2 makes one cell of two, but no odd kernel stands in the middle of two. TensorFlow's 'same' padding,
+on an even side, puts it half a cell to the right (and below), and training makes up for it: EfficientNet-Lite0 as
+released answers where the object is, though all its windows together stand 15.5 pixels off. If a stride becomes a
 dilation and the layer is padded evenly, as is usual, its window moves to the middle and what was learnt stays: maps
 shift by half a cell of the undone stride, 8 pixels where 32 became 16, 12 where it became 8. So an undone layer must
-keep its window where it stood. docs/results/foundation.md has the measured shifts, benchmarks/shift.py takes them.
+keep its window where it stood.
+
+torchvision's even padding puts windows half a cell to the left, by the same reasoning with the opposite shift. There it
+is left as it is: maps of a ResNet-18 that was trained at stride 16 lie within 2 pixels of the objects as they are, and
+the same rule cost them 4 points of mIoU. docs/results/foundation.md has both, benchmarks/shift.py takes the shifts.
 """
 
 from __future__ import annotations
@@ -21,31 +24,17 @@ from torch import Tensor, nn
 from pipeline.networks.trunk import Backbone
 
 
-class PlacedConv2d(nn.Conv2d):
-    """Convolution that may pad unevenly. start: cells padded before the input (negative: dropped), None: as usual.
-
-    Cells padded after it follow from the size of the output, ceil(side / stride).
-    """
-
-    start: int | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.start is None else self._convolve(x)
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        pads = padding(x, self.kernel_size, self.stride, self.dilation, self.start)
-        if pads[0] != pads[1] or pads[2] != pads[3]:
-            x, pads = F.pad(x, pads), [0, 0, 0, 0]
-        return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
-
-
-class SameConv2d(PlacedConv2d):
+class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's 'same' padding, which puts the odd pixel at the end; the weights expect that.
 
+    start: cells padded before the input instead (negative: dropped), once a stride is undone; those after it follow
+    from the size of the output, ceil(side / stride).
     Trained on a CPU under bf16 autocast, kernels wider than one pixel stay in float32: oneDNN's bf16 gradients of
     strided and dilated depthwise convolutions are slow (EfficientNet-Lite0 at 160 px, two cores with AVX512-BF16:
     37 to 45 images/s this way, 28 all bf16, 31 to 33 all float32).
     """
+
+    start: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         wide, trained = self.kernel_size[0] > 1, torch.is_grad_enabled()
@@ -53,6 +42,12 @@ class SameConv2d(PlacedConv2d):
             with torch.autocast("cpu", enabled=False):
                 return self._convolve(x.float())
         return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        pads = padding(x, self.kernel_size, self.stride, self.dilation, self.start)
+        if pads[0] != pads[1] or pads[2] != pads[3]:
+            x, pads = F.pad(x, pads), [0, 0, 0, 0]
+        return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
 
 
 class PlacedMaxPool2d(nn.MaxPool2d):
@@ -81,8 +76,9 @@ def padding(
 def undo_strides(net: Backbone, limit: int) -> Backbone:
     """Replace the striding of late stages by dilation until the output stride is `limit` (Chen et al. 2017).
 
-    With `net.padding` 'aligned', maps lie where those of the strided network lie, to the pixel; 'legacy' pads evenly,
-    which is what networks trained before the change expect.
+    With `net.padding` 'aligned', the last map of a network padded TensorFlow's way lies where the strided network's
+    lies, to the pixel; the stage that strides last lies half its cell aside. 'legacy' pads evenly, which networks
+    trained before the change expect.
     """
     stride, dilation = 1, 1
     last: list[nn.Conv2d] = []  # of the layers that keep their stride: one, and its shortcut
@@ -101,7 +97,7 @@ def undo_strides(net: Backbone, limit: int) -> Backbone:
                 rate = dilation if strided else wanted
                 if strided and undone:
                     module.stride = (1, 1)
-                    if net.padding == "aligned":
+                    if net.padding == "aligned" and isinstance(module, SameConv2d):
                         _keep_place(module, rate, last)
                 if module.kernel_size[0] > 1 and rate > 1:
                     module.dilation = (rate, rate)
@@ -111,24 +107,17 @@ def undo_strides(net: Backbone, limit: int) -> Backbone:
     return net
 
 
-def _keep_place(layer: nn.Conv2d, rate: int, last: Sequence[nn.Conv2d]) -> None:
+def _keep_place(layer: SameConv2d, rate: int, last: Sequence[nn.Conv2d]) -> None:
     """Pad a layer whose stride is undone such that its window stays half a cell of the old spacing off the middle.
 
     At a rate of 1 that would be between two cells. The window then goes a whole cell, and the last layer that keeps
     its stride takes half of that back: its own window changes sides.
     """
-    right = isinstance(layer, SameConv2d)  # the side on which windows stand
-    _place(layer, rate * (layer.kernel_size[0] // 2) - max(1, rate // 2) * (1 if right else -1))
+    layer.start = rate * (layer.kernel_size[0] // 2) - max(1, rate // 2)
     if rate == 1:
         for strided in last:
-            _place(strided, strided.kernel_size[0] // 2 - (0 if right else 1))
-
-
-def _place(layer: nn.Conv2d, start: int) -> None:
-    if not isinstance(layer, PlacedConv2d):
-        layer.__class__ = PlacedConv2d  # torchvision's own layer from here on pads otherwise; all else about it stays
-    assert isinstance(layer, PlacedConv2d)
-    layer.start = start
+            if isinstance(strided, SameConv2d):
+                strided.start = strided.kernel_size[0] // 2
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -17,15 +17,10 @@ def resized(x: Tensor, height: int, width: int) -> Tensor:
     """uint8 [B,3,h,w] → uint8 [B,3,height,width], bilinear with antialiasing, on the tensor's device."""
     if x.shape[2:] == (height, width):
         return x
-    if x.device.type == "cpu":
-        small = F.interpolate(
-            x.contiguous(memory_format=torch.channels_last),
-            (height, width),
-            mode="bilinear",
-            antialias=True,
-            align_corners=False,
-        )
-        return small.contiguous()
-    # No other device resizes bytes.
-    small = F.interpolate(x.float(), (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return small.round().clamp(0, 255).byte()
+    if x.device.type != "cpu":  # others do not resize bytes
+        return _antialiased(x.float(), height, width).round().clamp(0, 255).byte()
+    return _antialiased(x.contiguous(memory_format=torch.channels_last), height, width).contiguous()
+
+
+def _antialiased(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's statistics in 0..255
 STRIDE = 32  # of the coarsest feature map
+SMALLEST = 32  # pixels of a side; below it the coarsest feature map would be empty
 
 
 class Backbone(nn.Module):

@@ -22,7 +22,7 @@ for rule_name, kinds in {"evaluate": "seeds|labels", "evaluate_model": "model"}.
             mem_mb=memory(costs.SCORE),
             runtime=runtime(costs.SCORE),
         params:
-            settings=CONFIG.evaluate.model_dump_json(),
+            settings=lambda w: CONFIG.evaluate.model_dump_json(),
             compute=shlex.join(compute()),
             code=code_of_evaluate,
         shell:
@@ -57,7 +57,7 @@ rule page:
         runtime=runtime(costs.SCORE),
     params:
         stages=lambda w: json.dumps(stages(w)),
-        evaluate=CONFIG.evaluate.model_dump_json(),
+        evaluate=lambda w: CONFIG.evaluate.model_dump_json(),
         compute=shlex.join(compute()),
         show=CONFIG.report.images,
         code=code_of_page,
