@@ -298,12 +298,12 @@ def test_a_setting_brings_back_its_step_and_what_follows(done: Path) -> None:
 
 
 def test_a_line_that_no_recipe_reaches_brings_nothing_back(done: Path) -> None:
-    """In modules that every stage loads."""
-    pixels, store = (done / "pipeline" / name for name in ("kinds/pixels.py", "core/store.py"))
-    line, function = "    longer = max(rgb.shape[:2])\n", "def reusable_keys("
+    """In modules that stages load."""
+    loop, soft = (done / "pipeline" / name for name in ("core/loop.py", "kinds/soft.py"))
     with (
-        edited(pixels, (line, line.replace("max", "min"))),
-        edited(store, (function, f"def unused() -> int:\n    return 1\n\n\n{function}")),
+        edited(loop, ("return torch.stack(list(quotients(losses).values())).sum()", "return torch.zeros(())")),
+        edited(soft, ("def write_soft(", "def unused() -> int:\n    return 1\n\n\ndef write_soft(")),
+        edited(soft, ("    shape = (slots_per_image, side, side)", "    shape = (slots_per_image, side, side + 1)")),
     ):
         assert planned(done) == {}
 
@@ -403,10 +403,10 @@ def test_five_new_photographs_are_five_more_to_compute(copy: Path) -> None:
             file.write(f"{name},{' '.join(tags)}\n")
     with (photos / "splits" / "train.txt").open("a") as file:
         file.write("".join(f"{name}\n" for name in fresh))
-    targets = [f"{PLACE}/{part}.json" for part in ("tags", "masks", "saliency/saliency")]
+    targets = [f"{PLACE}/{part}.json" for part in ("masks", "saliency/saliency")]
     snakemake(copy, "--cores", "2", "--", *targets)
     logs = copy / "logs" / PLACE
-    for part, count in (("photographs", 21), ("tags", 21), ("masks", 21), ("saliency/saliency", 17)):
+    for part, count in (("photographs", 21), ("masks", 21), ("saliency/saliency", 17)):
         name = Path(part).name
         assert f"{name}.json: 5 of {count} images computed" in (logs / f"{part}.log").read_text()
 
@@ -460,14 +460,13 @@ def test_clean_leaves_nothing_of_ours_and_nothing_else_undone(copy: Path) -> Non
     assert (root / "empty").is_dir() and not (root / "seed0").exists()
 
 
-def test_a_manifest_or_a_missing_file_as_configuration_is_explained(done: Path) -> None:
-    """`--configfile` takes every word that follows it, a target too."""
+def test_a_target_after_configfile_is_explained(done: Path) -> None:
+    """`--configfile` takes every word that follows it for a file."""
     target = f"{PLACE}/saliency/saliency.json"
     status, said = warm.run("snakemake", ["-n", "--configfile", TINY, "own.yaml", target], done, environment(done))
     assert status != 0 and TRACEBACK not in said
-    assert "saliency.json" in said and "manifest" in said and "before --configfile, or after --" in said
-    said = snakemake(done, "-n", files=("absent.yaml",), fails=True)
-    assert "absent.yaml" in said and TRACEBACK not in said
+    assert "one of the files is an artifact's manifest (saliency), not a configuration" in said
+    assert "name targets first, `snakemake --cores all TARGET --configfile FILE ...`" in said
 
 
 def test_the_report_of_snakemake_holds_the_pages(done: Path) -> None:
