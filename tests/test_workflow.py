@@ -302,7 +302,6 @@ def test_a_line_that_no_recipe_reaches_brings_nothing_back(done: Path) -> None:
     loop, soft = (done / "pipeline" / name for name in ("core/loop.py", "kinds/soft.py"))
     with (
         edited(loop, ("return torch.stack(list(quotients(losses).values())).sum()", "return torch.zeros(())")),
-        edited(soft, ("def write_soft(", "def unused() -> int:\n    return 1\n\n\ndef write_soft(")),
         edited(soft, ("    shape = (slots_per_image, side, side)", "    shape = (slots_per_image, side, side + 1)")),
     ):
         assert planned(done) == {}
