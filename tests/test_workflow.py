@@ -36,25 +36,25 @@ PHOTOS = "my photos & $(touch executed) it's"
 PLACE = f"{RESULTS}/tiny"
 TRACEBACK = "Traceback (most recent call last)"
 
-# Recipe → jobs of a dry run of its report alone, with the data's own three and the report.
+# Recipe → jobs of a dry run: the data set's three, its steps, their scores, the report.
 RECIPES = {
-    "card": 22,
-    "no-crf": 22,
-    "no-erasing": 16,
-    "no-tuning": 20,
-    "tags": 14,
-    "no-saliency": 13,
-    "erasing": 20,
-    "erasing-uncut": 20,
-    "tuned": 16,
-    "relabelled": 18,
+    "card": 21,
+    "no-crf": 21,
+    "no-erasing": 15,
+    "no-tuning": 19,
+    "tags": 13,
+    "no-saliency": 12,
+    "erasing": 19,
+    "erasing-uncut": 19,
+    "tuned": 15,
+    "relabelled": 17,
     "masks": 9,
     "few-only": 9,
     "mix-and-match": 11,
     "tags-few": 17,
     "supervised": 9,
 }
-ALL_JOBS = 102
+ALL = 101  # of all together: they share the rest
 
 
 def words(*args: str, files: tuple[str, ...] = (TINY, "own.yaml")) -> list[str]:
@@ -135,7 +135,7 @@ def rewrite(path: Path, mask: np.ndarray) -> None:
 def done(clone: Path) -> Path:
     """Every recipe, made by one `snakemake --cores 2`. Tests leave it as they find it."""
     said = snakemake(clone, "--cores", "2")
-    assert f"{ALL_JOBS} of {ALL_JOBS} steps (100%) done" in said
+    assert f"{ALL + 1} of {ALL + 1} steps (100%) done" in said  # the rule `all` is one
     return clone
 
 
