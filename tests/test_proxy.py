@@ -18,9 +18,11 @@ from conftest import ENVIRONMENT, command, content, stage
 from torch import Tensor
 
 from pipeline import proxy
-from pipeline.core import data, models, store
-from pipeline.core.cli import InputError
-from pipeline.core.config import Proxy
+from pipeline.core import store
+from pipeline.core.job import InputError
+from pipeline.core.steps import Proxy
+from pipeline.kinds.crops import Crops
+from pipeline.networks import backbones
 
 # ------------------------------------------------------------------------------------------------- colorization
 
@@ -100,14 +102,14 @@ def test_hypercolumns_are_the_features_at_the_positions(side: int) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "efficientnet_lite0"])
 def test_every_backbone_gives_a_hypercolumn_of_all_its_stages(name: str) -> None:
-    net = proxy.Colorizer(models.backbone(name), 16)
+    net = proxy.Colorizer(backbones.backbone(name), 16)
     chroma, hue = net(torch.zeros(2, 3, 40, 40), proxy.random_positions(2, 6, 40, 4, torch.device("cpu")))
     assert net.hidden.in_features == sum(net.trunk.channels)
     assert chroma.shape == hue.shape == (2, 6, 32)
 
 
 def test_the_network_sees_gray_alone() -> None:
-    net, _ = proxy.colorization(models.backbone("resnet18"), Proxy())
+    net, _ = proxy.colorization(backbones.backbone("resnet18"), Proxy())
     image = torch.randint(0, 256, (2, 3, 64, 64)).float()
     position = proxy.random_positions(2, 8, 64, 8, image.device)
     net.eval()
@@ -175,7 +177,7 @@ def test_shuffled_tiles_stand_where_the_order_says_and_undoing_it_brings_them_ba
 
 
 def test_shuffling_codes_is_shuffling_tiles() -> None:
-    net = proxy.Jigsaw(models.backbone("resnet18"), 5, 8, 16).eval()
+    net = proxy.Jigsaw(backbones.backbone("resnet18"), 5, 8, 16).eval()
     tiles = torch.randint(0, 256, (2, 9, 3, 32, 32)).float()
     order = torch.from_numpy(proxy.permutations(5))[torch.tensor([[3], [1]])]
     with torch.inference_mode():
@@ -184,7 +186,7 @@ def test_shuffling_codes_is_shuffling_tiles() -> None:
 
 
 def test_the_backbone_sees_tiles_of_mean_0_and_deviation_1() -> None:
-    trunk = models.backbone("resnet18")
+    trunk = backbones.backbone("resnet18")
     tiles = torch.randint(0, 60, (2, 9, 3, 16, 16), dtype=torch.uint8)
     tiles[0, 0] = 200  # a flat tile has no deviation to divide by
     seen = (proxy.normalise(tiles, trunk) - trunk.mean) / trunk.std
@@ -207,8 +209,8 @@ def test_the_default_tile_keeps_the_published_gap_and_a_larger_one_is_refused() 
 
 def test_crops_show_nothing_but_the_photograph(tmp_path: Path) -> None:
     small = [np.full((h, w, 3), 200, np.uint8) for h, w in ((20, 50), (63, 40), (5, 90))]
-    images = planted.images(tmp_path / "images.json", small, np.ones((3, 1)))
-    cut = proxy.photograph_only(data.Crops(images, 64, (0.7, 1.5), 0.0, np.zeros(3, np.uint8)))
+    images = planted.photographs(tmp_path / "images.json", small)
+    cut = proxy.photograph_only(Crops(images, 64, (0.7, 1.5), 0.0, np.zeros(3, np.uint8)))
     for i, seed in itertools.product(range(3), range(20)):
         assert (cut(i, np.random.default_rng(seed))["image"] == 200).all()
 
@@ -225,7 +227,7 @@ def meadows(path: Path, count: int = 16, side: int = 64) -> store.Artifact:
         shade = 0.5 + 0.5 * np.where(above, stripes, checks) - 0.3 * x[..., None] / side
         colour = np.where(above, (90, 120, 250), (60, 200, 50))
         pictures.append(np.clip(colour * shade + rng.normal(0, 6, (side, side, 1)), 0, 255).astype(np.uint8))
-    return planted.images(path, pictures, np.ones((count, 1)))
+    return planted.photographs(path, pictures)
 
 
 def constant_cost(images: store.Artifact) -> float:
@@ -245,7 +247,7 @@ LEARN: dict[str, dict[str, object]] = {
 def test_each_task_learns(task: str, tmp_path: Path) -> None:
     images = meadows(tmp_path / "images.json")
     settings = Proxy.model_validate({"batch": 8, "crop": 48, "scale": (1.0, 1.2), **LEARN[task]})
-    job = planted.job(settings, tmp_path / "weights.json", {"images": images})
+    job = planted.job(settings, tmp_path / "weights.json", {"photographs": images})
     proxy.run(job)
     weights = store.Artifact(job.out, "weights")
     curves = {name: weights.read(f"curve_{name}") for name in ("loss", "chroma" if task == "colorization" else "order")}
@@ -258,17 +260,17 @@ def test_each_task_learns(task: str, tmp_path: Path) -> None:
     else:
         assert curves["order"][-1] < 0.7 * math.log(8), ("guessing costs log 8", curves["order"])
     assert weights.meta["gray"] == (task == "colorization")
-    net = models.load_backbone(weights, 8)
+    net = backbones.load_backbone(weights, 8)
     assert net.gray == weights.meta["gray"]
     torch.manual_seed(0)
-    start = models.backbone("resnet18").state_dict()
+    start = backbones.backbone("resnet18").state_dict()
     assert any((start[name] != value).any() for name, value in net.state_dict().items() if name.startswith("stages.4"))
 
 
 def test_colour_can_be_kept_for_what_follows(tmp_path: Path) -> None:
     images = meadows(tmp_path / "images.json", 4)
     settings = Proxy(epochs=1, batch=4, crop=32, pixels=8, hidden=8, gray=False)
-    proxy.run(planted.job(settings, tmp_path / "weights.json", {"images": images}))
+    proxy.run(planted.job(settings, tmp_path / "weights.json", {"photographs": images}))
     assert store.Artifact(tmp_path / "weights.json").meta["gray"] is False
 
 
@@ -280,9 +282,9 @@ def test_a_run_stopped_by_sigterm_and_resumed_gives_the_bytes_of_a_straight_one(
     for out in outs:
         out.parent.mkdir()
     images = tmp_path / "images.json"
-    stage("proxy", outs[0], settings, images=images)
+    stage("proxy", outs[0], settings, photographs=images)
 
-    flags = ("--images", images, "--settings", json.dumps(settings), "--out", outs[1], "--precision", "f32")
+    flags = ("--photographs", images, "--settings", json.dumps(settings), "--out", outs[1], "--precision", "f32")
     process = subprocess.Popen(
         command("proxy", *flags, "--threads", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     )
@@ -294,5 +296,5 @@ def test_a_run_stopped_by_sigterm_and_resumed_gives_the_bytes_of_a_straight_one(
     assert process.returncode != 0 and b"run again to go on" in complaint
     assert not outs[1].exists()
 
-    assert "going on after iteration" in stage("proxy", outs[1], settings, images=images)
+    assert "going on after iteration" in stage("proxy", outs[1], settings, photographs=images)
     assert content(outs[0]) == content(outs[1])

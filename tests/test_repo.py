@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -121,20 +122,19 @@ def test_where_the_photographs_are_says_the_layout() -> None:
     assert parse(DEFAULT).data.format == "demo"
 
 
-def test_lengths_follow_from_the_photographs_side() -> None:
-    """So that a configuration says the side alone; what is given stays."""
-    raw = {"recipes": {"r": ["random"]}, "run": ["r"], "steps": {"own": {"method": "classify", "crop": 99}}}
-    small, large = (parse({**raw, "data": {"max_side": side}}) for side in (160, 512))
-    for step, name, expected in [
-        ("classify", "crop", (128, 416)),
-        ("segment", "crop", (128, 416)),
-        ("proxy", "crop", (80, 256)),
-        ("proxy", "border", (10, 32)),
-        ("patches", "sides", ((24, 80), (76, 256))),
-        ("patches", "size", (64, 128)),
-        ("own", "crop", (99, 99)),
-    ]:
-        assert (getattr(small.step(step), name), getattr(large.step(step), name)) == expected, f"{step}.{name}"
+@pytest.mark.parametrize("side", [160, 320, 512, 1000])
+def test_lengths_follow_from_the_photographs_side(side: int) -> None:
+    """So that a configuration says the side alone. What networks see is a multiple of 16 pixels."""
+    config = parse({"recipes": {"r": ["random"]}, "run": ["r"], "data": {"max_side": side, "format": "demo"}})
+    for name, method in METHODS.items():
+        step = config.step(name)
+        for length, share in method.lengths.items():
+            found = np.atleast_1d(getattr(step, length))
+            unit = 16 if length in ("crop", "size") else 2 if length == "sides" else 1
+            expected = np.maximum(np.atleast_1d(share) * side, 64 if unit == 16 else 0)
+            assert (found % unit == 0).all() and (abs(found - expected) <= unit / 2).all(), f"{name}.{length}: {found}"
+            assert method.model_fields[length].default is None
+    assert METHODS["classify"](method="classify", crop=99).sized(side).crop == 99
 
 
 def test_every_key_of_config_yaml_has_a_comment() -> None:

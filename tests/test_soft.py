@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core import loop, store, train
-from pipeline.core.config import Segment
+from pipeline.core.job import Job
+from pipeline.core.steps import Segment
 from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
 from pipeline.kinds.crops import Crops
 from pipeline.kinds.labels import labels_at, write_labels
@@ -51,7 +52,7 @@ def given(indices: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         yield IDS[i], maps_of(i)
 
 
-def job_for(photographs: store.Artifact, out: Path) -> planted.cli.Job:
+def job_for(photographs: store.Artifact, out: Path) -> Job:
     return planted.job(Segment(), out, {"photographs": photographs})
 
 

@@ -311,14 +311,6 @@ def write_rows(
     _commit(out, rows.group, header, about, meta(rows.group) if callable(meta) else meta or {}, axes)
 
 
-def reusable_keys(out: Path) -> set[bytes]:
-    """Keys of the rows that a rerun of this artifact could take over."""
-    for store in (store_of(out), _previous(out)):
-        if "manifest" in attributes_of(store):
-            return set(map(bytes, whole(zarr.open_group(store, mode="r"), "key")))
-    return set()
-
-
 def _previous(out: Path) -> Path:
     """Where the finished store waits that is being replaced, for its rows."""
     return part_of(out) / "previous.zarr"
