@@ -89,14 +89,14 @@ class Round:
 
     settings = Erase(crop=64, stop_recall=0.0)
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, root: Path, weights: store.Artifact, monkeypatch: pytest.MonkeyPatch):
         self.root, self.cuts, self.loss = root, [], 1.0
         rng = np.random.default_rng(0)
         sizes = ((48, 64, 3), (50, 42, 3), (64, 64, 3), (32, 32, 3))
         table = np.array([[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
         pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
         self.inputs = planted.dataset(root, pictures, table, train=[0, 1, 2])
-        self.inputs["weights"] = planted.weights(root / "w.json", backbone("resnet18"))
+        self.inputs["weights"] = weights
         self.seeds()
         monkeypatch.setattr(erase, "new_classifier", lambda weights, tags, stride: colour_detector(8))
         monkeypatch.setattr(erase.train, "fit", self.fit)
@@ -123,9 +123,14 @@ class Round:
         return store.Artifact(out, "classifier")
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> store.Artifact:
+    return planted.weights(tmp_path_factory.mktemp("weights") / "w.json", backbone("resnet18"))
+
+
 @pytest.fixture
-def a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Round:
-    return Round(tmp_path, monkeypatch)
+def a_round(tmp_path: Path, weights: store.Artifact, monkeypatch: pytest.MonkeyPatch) -> Round:
+    return Round(tmp_path, weights, monkeypatch)
 
 
 def test_the_classifier_sees_the_erased_image(a_round: Round, monkeypatch: pytest.MonkeyPatch) -> None:
