@@ -32,8 +32,9 @@ SAMPLE = 200  # images on which recall is measured
 
 
 def stop_reason(entry: dict[str, Any], first: dict[str, Any], settings: Erase) -> str:
-    """Why the round just trained is one too many, or ''. entry: this round's; first: the first round's."""
-    if entry["loss"] > settings.stop_loss * first["loss"]:
+    """Why the round just trained is one too many, or ''. entry: this round's; first: the first round's, which has no
+    loss where its maker trained nothing."""
+    if "loss" in first and entry["loss"] > settings.stop_loss * first["loss"]:
         return f"loss {entry['loss']:.3f} is over {settings.stop_loss} x round 1's {first['loss']:.3f}"
     if entry["recall"] < settings.stop_recall:
         return f"only {entry['recall']:.0%} of the images are still recognised"

@@ -32,6 +32,8 @@ def test_stop_rule() -> None:
     assert "loss 0.210 is over 2.0 x round 1's 0.100" in reason(loss=0.21)
     assert reason(recall=0.6) == ""
     assert "only 59% of the images" in reason(recall=0.59)
+    first.clear()
+    assert reason(loss=9.0) == "", "a maker that trained nothing has no loss to compare with"
 
 
 # ------------------------------------------------------------------------------------------ what is erased

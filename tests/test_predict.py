@@ -34,9 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of every pixel: cow, else dog, else cat, else background. There is no background in its data set."""
+    """Of every pixel: cow, else the first class, else dog, else cat. Its data set has no background."""
     path = tmp_path_factory.mktemp("undecided") / "model.json"
-    return planted.model(path, constant_segmenter([0.1, 0.15, 0.25, 0.5]), CLASSES, background=None).path
+    return planted.model(path, constant_segmenter([0.3, 0.05, 0.25, 0.4]), CLASSES, background=None).path
 
 
 def stripes(height: int, *classes: int) -> np.ndarray:
