@@ -226,5 +226,5 @@ def test_other_data_never_run_under_my_name(given: dict[str, Any], finding: str)
 
 
 def test_the_whole_configuration_is_read_again_as_it_was_written() -> None:
-    config = parse({"data": {"name": "m", "folder": {"root": "x"}}, "run": [], "recipes": {}})
+    config = parse({"data": {"name": "m", "folder": {"root": "x"}}, "run": ["r"], "recipes": {"r": ["imagenet"]}})
     assert Config.model_validate_json(config.model_dump_json()).data == config.data

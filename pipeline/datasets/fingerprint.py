@@ -34,7 +34,18 @@ class Fingerprints:
     masked: int
 
 
-UNKNOWN = Fingerprints("", "", "", "", 0, 1)  # in a job's own Snakemake, which scans nothing
+SCANNED = "TAGMASK_SCAN"  # the environment's, handed on to jobs on other machines
+
+
+def scanned_once(data: Data, first: bool) -> Fingerprints:
+    """The fingerprints of a run. A job's own Snakemake (not first), on a node of a cluster, looks at no photograph: it
+    is told what the first one found, since what its commands and inputs are must be the same in both."""
+    if first:
+        found = fingerprints(data)
+        os.environ[SCANNED] = json.dumps(vars(found))
+        return found
+    told = os.environ.get(SCANNED)
+    return Fingerprints(**json.loads(told)) if told else Fingerprints("", "", "", "", 0, 1)
 
 
 def fingerprints(data: Data) -> Fingerprints:

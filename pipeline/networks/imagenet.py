@@ -32,7 +32,7 @@ VGG16 = {
     )
 }
 OURS_ALONE = {"vgg16": ("stages.4.8.", "stages.4.11.")}  # fc6 and fc7 of 1,024 channels
-HEADS = {"vgg16": ("classifier.",), "efficientnet_lite0": ("_fc.",)}  # else torchvision's "fc."
+CLASSIFIERS = {"vgg16": ("classifier.",), "efficientnet_lite0": ("_fc.",)}  # else torchvision's "fc."
 EXPANDED = ("_expand_conv", "_bn0", "", "_depthwise_conv", "_bn1", "", "_project_conv", "_bn2")
 
 
@@ -65,7 +65,7 @@ def renamed(state: Mapping[str, Tensor], net: Backbone, where: str) -> dict[str,
     where: the file, for messages. Raises ValueError when names are missing, unknown, or of another shape.
     """
     own, names = net.state_dict(), foreign_names(net)
-    given = {name: value for name, value in state.items() if not name.startswith(HEADS.get(net.name, ("fc.",)))}
+    given = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS.get(net.name, ("fc.",)))}
     missing = [theirs for theirs in names.values() if theirs not in given and not theirs.endswith(COUNTER)]
     unknown = sorted(set(given) - set(names.values()))
     if missing or unknown:

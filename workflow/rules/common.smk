@@ -14,17 +14,12 @@ from pipeline.core import cards, cluster, digest, recipe as recipes, resources a
 from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
-from pipeline.datasets.fingerprint import UNKNOWN, Fingerprints, fingerprints
+from pipeline.datasets.fingerprint import scanned_once
 
 try:
     CONFIG = parse_config(config)
     NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
-    # A job's own Snakemake, on a node of a cluster, looks at no photograph: it is told what the first one found.
-    if workflow.is_main_process:
-        SCAN = fingerprints(CONFIG.data)
-        os.environ["TAGMASK_SCAN"] = json.dumps(vars(SCAN))
-    else:
-        SCAN = Fingerprints(**json.loads(os.environ["TAGMASK_SCAN"])) if "TAGMASK_SCAN" in os.environ else UNKNOWN
+    SCAN = scanned_once(CONFIG.data, workflow.is_main_process)
     if not SCAN.masked:
         for (name, _), nodes in NODES.items():
             recipes.refuse_without_masks(name, nodes)
