@@ -1,4 +1,4 @@
-"""Commands in processes that are warm already: forked from a server that has imported torch and used none of it.
+"""Commands in processes that are warm already: forked from a server that has imported libraries and used none of them.
 
 A fresh interpreter takes two seconds of CPU to import torch, one for Snakemake, and the tests run hundreds of commands.
 `run` is for tests. `stand_in` is a `python` for the PATH of a Snakemake: what its rules run is forked as well. The
@@ -15,6 +15,22 @@ import sys
 from functools import cache
 
 SELF = os.path.abspath(__file__)
+# What takes long to import, of all that our commands use.
+LIBRARIES = (
+    "pydantic.main",
+    "scipy.ndimage",
+    "scipy.sparse.csgraph",
+    "scipy.sparse.linalg",
+    "scipy.spatial.distance",
+    "skimage.color",
+    "skimage.morphology",
+    "skimage.segmentation",
+    "sklearn.manifold",
+    "snakemake.cli",
+    "torch.utils.tensorboard",
+    "torchvision",
+    "zarr",
+)
 
 
 def run(
@@ -86,11 +102,10 @@ def _server() -> str:
 
 
 def serve(path: str) -> None:
-    import snakemake.cli  # noqa: F401
-    import torch  # noqa: F401
-    import torchvision  # noqa: F401
-    import zarr  # noqa: F401
+    import importlib
 
+    for library in LIBRARIES:
+        importlib.import_module(library)
     tests = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     with socket.socket(socket.AF_UNIX) as listening:
