@@ -14,6 +14,8 @@ import warm
 from pipeline.core import store
 from pipeline.core.steps import DATA
 
+# Started in the background of a shell, the tests would hand an ignored Ctrl-C on to every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FOLDER = ROOT.parent / "shared" / "data"
 os.environ["GOMP_SPINCOUNT"] = "500"
