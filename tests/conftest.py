@@ -68,7 +68,8 @@ def content(manifest: Path) -> dict[str, bytes]:
 
 TINY = {"batch": 4, "crop": 64, "epochs": 1, "lr": 0.001, "head_lr": 1.0}
 ERASE = {**TINY, "stop_recall": 0.0, "stop_loss": 9.0}
-MINE = {"scales": [1.0], "recognised": 0, "stop_mined": 0}
+CAM = {"scales": [1.0], "flip": False}
+MINE = {**CAM, "recognised": 0, "stop_mined": 0}
 PATCHES = {"sides": [16, 48], "size": 32, "draws": 2}
 TRIPLET = {"batch": 4, "epochs": 1, "pool": 1}
 
@@ -91,7 +92,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     make("weights", "init", {"method": "random"})
     make("saliency", "saliency", **see)
     make("classifier", "classify", TINY, **know, weights="weights")
-    make("seeds", "cam", {"scales": [1.0]}, **know, classifier="classifier")
+    make("seeds", "cam", CAM, **know, classifier="classifier")
     make("eraser", "erase", ERASE, **know, seeds="seeds", weights="weights")
     make("mined", "mine", MINE, **see, seeds="seeds", classifier="eraser")
     make("labels", "crf", **see, seeds="mined", saliency="saliency")

@@ -14,7 +14,7 @@ import planted
 import pytest
 import torch
 import torchvision
-from conftest import ERASE, MINE, PATCHES, TINY, TRIPLET, content, demo_settings, kill_stage, prepare, stage
+from conftest import CAM, ERASE, MINE, PATCHES, TINY, TRIPLET, content, demo_settings, kill_stage, prepare, stage
 
 from pipeline.core import cli, integrity, store
 from pipeline.core.steps import METHODS
@@ -51,7 +51,7 @@ CASES = {
     "jigsaw": case("proxy", {**TINY, "task": "jigsaw", "tile": 16, "permutations": 8}, SEE),
     "saliency-rbd": case("saliency", {}, SEE, same="saliency"),
     "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
-    "cam": case("cam", {"scales": [1.0]}, KNOW, same="seeds", classifier="classifier"),
+    "cam": case("cam", CAM, KNOW, same="seeds", classifier="classifier"),
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
     "erase-planted": case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="planted", weights="weights"),
     "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
@@ -309,7 +309,7 @@ KILLED = {
     "saliency": (JOURNAL, case("saliency", {}, SEE)),
     "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
     "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
-    "mine": (JOURNAL, case("mine", {**MINE, "flip": False}, SEE, seeds="seeds", classifier="eraser")),
+    "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
     "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
     "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
     "relabel": (JOURNAL, case("relabel", {"flip": False}, KNOW, model="model")),
@@ -383,7 +383,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "proxy": case("proxy", {**one, "pixels": 16, "hidden": 16}, SEE),
         "saliency": case("saliency", {}, SEE),
         "classifier": case("classify", one, KNOW, weights="proxy"),
-        "seeds": case("cam", {"scales": [1.0]}, KNOW, classifier="classifier"),
+        "seeds": case("cam", CAM, KNOW, classifier="classifier"),
         "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),
         "mined": case("mine", MINE, SEE, seeds="seeds", classifier="eraser"),
         "pseudo": case("crf", {}, SEE, seeds="mined", saliency="saliency"),
