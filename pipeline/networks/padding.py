@@ -8,8 +8,9 @@ shift by half a cell of the undone stride, 8 pixels where 32 became 16, 12 where
 keep its window where it stood.
 
 torchvision's even padding puts windows half a cell to the left, by the same reasoning with the opposite shift. There it
-is left as it is: maps of a ResNet-18 that was trained at stride 16 lie within 2 pixels of the objects as they are, and
-the same rule cost them 4 points of mIoU. docs/results/foundation.md has both, benchmarks/shift.py takes the shifts.
+is left as it is: maps of a ResNet-18 that was trained at stride 16 lie within a quarter of the stride of the objects as
+they are, and with the same rule the one run that was tried scored lower. docs/results/foundation.md has the figures,
+benchmarks/shift.py takes the shifts.
 """
 
 from __future__ import annotations
