@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.core import cli
 from pipeline.core.job import Job
 from pipeline.core.processes import over_processes
-from pipeline.core.steps import Cam
+from pipeline.core.steps.seeds import Cam
 from pipeline.kinds import classes, photographs, seeds
 from pipeline.kinds import tags as said
 from pipeline.kinds.pixels import VOID

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
-from pipeline.core.steps import Classify
+from pipeline.core.steps.seeds import Classify
 from pipeline.kinds import classes, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.crops import Crops

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import cli
 from pipeline.core.job import Job
 from pipeline.core.processes import over_processes
-from pipeline.core.steps import Crf
+from pipeline.core.steps.labels import Crf
 from pipeline.kernels.densecrf import dense_crf
 from pipeline.kinds import classes, labels, photographs, seeds
 from pipeline.kinds.pixels import VOID

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.core import cli, store, train
 from pipeline.core.job import Job
-from pipeline.core.steps import Erase
+from pipeline.core.steps.seeds import Erase
 from pipeline.kinds import classes, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.crops import Crops

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core import cli, store
 from pipeline.core.job import InputError, Job
-from pipeline.core.steps import Imagenet, Random
+from pipeline.core.steps.weights import Imagenet, Random
 from pipeline.networks.backbones import backbone, backbone_meta
 from pipeline.networks.imagenet import load_imagenet
 from pipeline.networks.states import packed

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.core import cli
 from pipeline.core.job import InputError, Job
-from pipeline.core.steps import Masks
+from pipeline.core.steps.labels import Masks
 from pipeline.kinds import classes, labels, photographs
 from pipeline.kinds import masks as true
 from pipeline.kinds import tags as said

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.core import cli
 from pipeline.core.job import InputError, Job
-from pipeline.core.steps import Merge
+from pipeline.core.steps.labels import Merge
 from pipeline.kinds import classes, labels
 from pipeline.kinds.pixels import VOID
 

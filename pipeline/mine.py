@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.core import cli
 from pipeline.core.job import Job
 from pipeline.core.processes import over_processes
-from pipeline.core.steps import Mine
+from pipeline.core.steps.seeds import Mine
 from pipeline.kinds import classes, photographs, seeds
 from pipeline.networks.classifier import activation, load_classifier, tag_probabilities
 from pipeline.networks.states import for_inference

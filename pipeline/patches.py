@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core import cli, store
 from pipeline.core.job import InputError, Job
-from pipeline.core.steps import Patches
+from pipeline.core.steps.weights import Patches
 from pipeline.kinds import classes
 from pipeline.kinds.labels import labels_at
 from pipeline.kinds.pixels import VOID

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
 from pipeline.core.loop import Losses
-from pipeline.core.steps import Proxy
+from pipeline.core.steps.weights import Proxy
 from pipeline.kinds import photographs
 from pipeline.kinds.crops import Crops
 from pipeline.networks.backbones import backbone

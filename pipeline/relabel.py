@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import cli
 from pipeline.core.job import InputError, Job
 from pipeline.core.processes import over_processes
-from pipeline.core.steps import Relabel
+from pipeline.core.steps.labels import Relabel
 from pipeline.kinds import classes, labels, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.pixels import VOID

@@ -33,7 +33,7 @@ from skimage.segmentation import slic
 from pipeline.core import cli, store
 from pipeline.core.job import InputError, Job
 from pipeline.core.processes import over_processes
-from pipeline.core.steps import Saliency
+from pipeline.core.steps.labels import Saliency
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import reduced
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
 from pipeline.core.loop import Losses
-from pipeline.core.steps import Segment
+from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.crops import Crops

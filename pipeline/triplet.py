@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
 from pipeline.core.loop import Losses
-from pipeline.core.steps import Triplet
+from pipeline.core.steps.weights import Triplet
 from pipeline.kernels.triplets import connect, embed, triplet_terms
 from pipeline.kinds import photographs
 from pipeline.kinds.patches import draws_by_image

@@ -12,7 +12,7 @@ import pytest
 import warm
 
 from pipeline.core import store
-from pipeline.core.steps import DATA
+from pipeline.core.steps.base import DATA
 
 # Started in the background of a shell, the tests would hand an ignored Ctrl-C on to every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

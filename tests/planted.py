@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.core import store
 from pipeline.core.job import Job
-from pipeline.core.steps import Step
+from pipeline.core.steps.base import Step
 
 VOID = 255
 BACKGROUND = 0  # where nothing else is said; pass None for a data set without one
@@ -288,7 +288,7 @@ def model(
     header: Header = None,
 ) -> store.Artifact:
     """`model` of a Segmenter (pipeline/networks), as `segment` makes it."""
-    from pipeline.core.steps import Segment
+    from pipeline.core.steps.models import Segment
     from pipeline.networks.segmenter import segmenter_meta
     from pipeline.networks.states import packed
 

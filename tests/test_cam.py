@@ -11,7 +11,7 @@ from colours import colour_detector
 
 from pipeline import cam
 from pipeline.core import store
-from pipeline.core.steps import Cam
+from pipeline.core.steps.seeds import Cam
 from pipeline.kinds import seeds
 from pipeline.networks.classifier import activation, tag_probabilities
 

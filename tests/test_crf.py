@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline import crf
 from pipeline.core import store
-from pipeline.core.steps import Crf
+from pipeline.core.steps.labels import Crf
 from pipeline.kernels.densecrf import DeepLabKernels, dense_crf
 from pipeline.kinds.labels import labels_at
 from pipeline.kinds.seeds import Seeds

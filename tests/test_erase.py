@@ -14,7 +14,7 @@ from colours import colour_detector
 from pipeline import erase
 from pipeline.core import store
 from pipeline.core.job import Job
-from pipeline.core.steps import Erase
+from pipeline.core.steps.seeds import Erase
 from pipeline.kinds import photographs
 from pipeline.kinds.crops import Crops
 from pipeline.networks.backbones import backbone

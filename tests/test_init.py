@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import init
 from pipeline.core import store
-from pipeline.core.steps import Imagenet, Random
+from pipeline.core.steps.weights import Imagenet, Random
 from pipeline.networks.backbones import load_backbone
 
 

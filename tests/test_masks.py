@@ -12,7 +12,7 @@ from test_crops import checked
 from pipeline import masks
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Masks
+from pipeline.core.steps.labels import Masks
 from pipeline.kinds.labels import labels_at
 
 

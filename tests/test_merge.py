@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline import merge
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Merge
+from pipeline.core.steps.labels import Merge
 from pipeline.kinds.labels import labels_at
 
 BACKGROUNDS = st.sampled_from([0, 2, None])

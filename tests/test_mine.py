@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline import crf, mine
 from pipeline.core import store
-from pipeline.core.steps import Crf, Mine
+from pipeline.core.steps.labels import Crf
+from pipeline.core.steps.seeds import Mine
 from pipeline.kinds import photographs, seeds
 from pipeline.networks.classifier import Classifier, activation
 

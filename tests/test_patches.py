@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline import patches, triplet
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Patches, Triplet
+from pipeline.core.steps.weights import Patches, Triplet
 from pipeline.kinds.patches import draws_by_image
 from pipeline.kinds.pixels import crop
 from pipeline.networks.backbones import backbone

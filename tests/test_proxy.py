@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline import proxy
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Proxy
+from pipeline.core.steps.weights import Proxy
 from pipeline.kinds.crops import Crops
 from pipeline.networks import backbones
 

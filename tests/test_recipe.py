@@ -16,7 +16,8 @@ from conftest import ROOT
 from pipeline.core import recipe
 from pipeline.core.config import Config, ConfigError, parse
 from pipeline.core.recipe import Node, Role
-from pipeline.core.steps import METHODS, Merge
+from pipeline.core.steps import METHODS
+from pipeline.core.steps.labels import Merge
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 CARD = "colorize classify cam erase mine erase mine saliency crf patches triplet ce"

@@ -12,7 +12,7 @@ from colours import colour_segmenter, constant_segmenter, plain
 from pipeline import relabel
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Relabel
+from pipeline.core.steps.labels import Relabel
 from pipeline.kinds.labels import labels_at
 
 

@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from pipeline.core import recipe, reference
 from pipeline.core.config import Config, ConfigError, parse
-from pipeline.core.steps import METHODS, Step
+from pipeline.core.steps import METHODS
+from pipeline.core.steps.base import Step
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -163,7 +164,7 @@ def test_every_setting_has_a_description(model: type[Step]) -> None:
 
 def test_number_of_settings_grows_only_on_purpose() -> None:
     """A ratchet: raise it when a new setting has earned its place."""
-    assert sum(len(set(model.model_fields) - {"method"}) for model in SETTINGS) <= 170
+    assert sum(len(set(model.model_fields) - {"method"}) for model in SETTINGS) <= 250
 
 
 def test_every_block_of_the_configuration_is_in_the_page() -> None:

@@ -20,7 +20,7 @@ from skimage.segmentation import slic
 from pipeline import saliency as S
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Saliency
+from pipeline.core.steps.labels import Saliency
 from pipeline.kinds.pixels import reduced
 
 VOC = DATA_FOLDER / "voc_mini"

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.core import store
 from pipeline.core.job import Job
-from pipeline.core.steps import Cam, Claims, Mine
+from pipeline.core.steps.base import Claims
+from pipeline.core.steps.seeds import Cam, Mine
 from pipeline.kinds import seeds
 
 READINGS = ["of_max", "top_of_max", "top_pixels"]

@@ -12,7 +12,7 @@ from colours import colour_trunk, plain
 from pipeline import segment
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps import Segment
+from pipeline.core.steps.models import Segment
 from pipeline.networks.backbones import backbone
 from pipeline.networks.door import open_network, predict_labels
 from pipeline.networks.segmenter import Segmenter, segmenter_meta

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.core import loop, store, train
 from pipeline.core.job import Job
-from pipeline.core.steps import Segment
+from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
 from pipeline.kinds.crops import Crops
 from pipeline.kinds.labels import labels_at, write_labels

@@ -20,7 +20,7 @@ from conftest import ENVIRONMENT
 from torch import nn
 
 from pipeline.core import loop, train
-from pipeline.core.steps import Segment
+from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss
 
 TESTS = Path(__file__).parent

@@ -322,19 +322,19 @@ def test_a_new_head_and_a_new_kind_of_model_bring_nothing_back(done: Path) -> No
 
 def test_a_new_method_brings_nothing_back(done: Path) -> None:
     """Two places: a class of settings and a stage's file."""
-    steps = done / "pipeline" / "core" / "steps.py"
+    steps = done / "pipeline" / "core" / "steps" / "labels.py"
     settings = (
         'class Blur(Step):\n    takes: ClassVar[dict[str, str]] = {"labels": "labels"}\n'
         '    makes: ClassVar[Kind] = "labels"\n    stage: ClassVar[str] = "blur"\n'
-        '    method: Literal["blur"] = "blur"\n\n\nAnyStep'
+        '    method: Literal["blur"] = "blur"\n\n\nLabelsStep'
     )
     stage = done / "pipeline" / "blur.py"
     stage.write_text(
-        "from pipeline.core import cli\nfrom pipeline.core.steps import Blur\n\n\ndef run(job):\n    pass\n"
+        "from pipeline.core import cli\nfrom pipeline.core.steps.labels import Blur\n\n\ndef run(job):\n    pass\n"
     )
     target = f"{PLACE}/seed0/few/blur/labels.json"
     try:
-        with edited(steps, ("\nAnyStep", f"\n{settings}"), ("    | Segment,", "    | Segment\n    | Blur,")):
+        with edited(steps, ("\nLabelsStep", f"\n{settings}"), ("| Merge", "| Merge | Blur")):
             assert planned(done, page("card"), page("tags-few")) == {}
             assert planned(done, target) == {"blur": 1}
     finally:

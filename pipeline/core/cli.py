@@ -20,7 +20,8 @@ from pipeline.core.config import ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
 from pipeline.core.recipe import Role, role
-from pipeline.core.steps import Imagenet, Settings, Step
+from pipeline.core.steps.base import Settings, Step
+from pipeline.core.steps.weights import Imagenet
 
 
 def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] | None = None) -> None:

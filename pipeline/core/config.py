@@ -1,4 +1,4 @@
-"""The settings of a run: config.yaml as one `Config`, checked by pydantic. Methods' settings are in core/steps.py.
+"""The settings of a run: config.yaml as one `Config`, checked by pydantic. Methods' settings are in core/steps/.
 
 This module must not import torch: a dry run has to answer in about a second.
 """
@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.core.steps import METHODS, AnyStep, Scales, Settings, Step
+from pipeline.core.steps import METHODS, AnyStep
+from pipeline.core.steps.base import Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
 UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake

@@ -30,7 +30,11 @@ from pipeline.core.syntax import IMPORTERS, Dotted, Source, Text, only, table_ke
 # Settings reach the fingerprint as values, and neither paths nor the command line change what is computed. What these
 # modules use of others does count: a stage gets its artifacts from them.
 NOT_CODE = frozenset(
-    f"pipeline.core.{name}" for name in ("config", "steps", "recipe", "digest", "syntax", "cli", "job", "cards")
+    f"pipeline.core.{name}"
+    for name in (
+        *("config", "recipe", "digest", "syntax", "cli", "job", "cards"),
+        *(f"steps{theme}" for theme in ("", ".base", ".weights", ".seeds", ".labels", ".models")),
+    )
 )
 
 STATEMENTS, MAIN = "<statements>", "<main>"  # names of what has none: run by an import, run as a command

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.config import Config, ConfigError
-from pipeline.core.steps import DATA, METHODS, Step
+from pipeline.core.steps import METHODS
+from pipeline.core.steps.base import DATA, Step
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Role:
 
 
 def role(text: str) -> Role:
-    """'labels|soft?' → what it means; the grammar is in core/steps.py."""
+    """'labels|soft?' → what it means; the grammar is in core/steps/."""
     kinds, _, method = text.removesuffix("?").partition("@")
     return Role(tuple(kinds.split("|")), method or None, text.endswith("?"))
 

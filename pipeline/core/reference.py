@@ -15,7 +15,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from pipeline.core.config import Compute, Config, Data, Demo, Evaluate, Folder, Report, Voc
-from pipeline.core.steps import METHODS, Step
+from pipeline.core.steps import METHODS
+from pipeline.core.steps.base import Step
 
 INTRODUCTION = """# Every setting
 

@@ -1,6 +1,6 @@
 """How long a job may take and how much memory it may use, from the size of the data and the method's settings.
 
-A method says two things about one photograph, in its settings class (core/steps.py):
+A method says two things about one photograph, in its settings class (core/steps/):
 
     passes(side)   how often a network runs forward over it whole, at its stored size (longer side `side`): a training
                    step counts as three passes, a crop or another scale by its area

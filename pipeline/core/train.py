@@ -30,7 +30,7 @@ from pipeline.core.loop import (
     quotients,
     stop_signals,
 )
-from pipeline.core.steps import CropTraining, Training
+from pipeline.core.steps.base import CropTraining, Training
 
 Sample = dict[str, np.ndarray]
 Cut = Callable[[int, np.random.Generator], Sample]

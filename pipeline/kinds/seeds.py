@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.core import store
 from pipeline.core.job import Job
-from pipeline.core.steps import Claims
+from pipeline.core.steps.base import Claims
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import VOID, from_grid
 

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline.core import metrics, store
 from pipeline.core.config import ConfigError, explain
 from pipeline.core.job import InputError
-from pipeline.core.steps import Settings
+from pipeline.core.steps.base import Settings
 from pipeline.kinds import classes
 
 WHAT = {"labels": "label map", "model": "prediction"}

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.core import cli, metrics, show, store
 from pipeline.core.config import Evaluate, parse_block
-from pipeline.core.steps import DATA
+from pipeline.core.steps.base import DATA
 from pipeline.kinds import classes, masks, photographs, tags
 from pipeline.report import charts, embedding, facts
 from pipeline.report.dataset import Dataset

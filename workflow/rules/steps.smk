@@ -1,4 +1,4 @@
-# One rule for each method, all alike: what differs is in the method's settings class (pipeline/core/steps.py).
+# One rule for each method, all alike: what differs is in the method's settings class (pipeline/core/steps/).
 for method, about in METHODS.items():
 
     rule:
