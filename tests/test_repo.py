@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -17,6 +16,7 @@ import yaml
 from conftest import ROOT
 from pydantic import BaseModel
 
+from benchmarks import systems
 from pipeline.core import recipe, reference
 from pipeline.core.config import Config, ConfigError, parse
 from pipeline.core.steps import METHODS
@@ -44,13 +44,6 @@ def read(*paths: Path) -> dict:
     for path in paths:
         found = merged(found, yaml.safe_load(path.read_text()))
     return found
-
-
-def load_chain():
-    spec = importlib.util.spec_from_file_location("chain", ROOT / "benchmarks" / "chain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_conda_environment_and_pyproject_agree() -> None:
@@ -194,7 +187,6 @@ def test_what_the_documentation_names_exists(path: Path) -> None:
 
 
 def test_tables_come_from_the_json_beside_them(tmp_path: Path) -> None:
-    chain = load_chain()
     row = {
         "data": "d",
         "recipe": "r",
@@ -208,10 +200,12 @@ def test_tables_come_from_the_json_beside_them(tmp_path: Path) -> None:
         {**row, "seed": seed, "miou": miou, "miou_labelled": miou, "commit": "abc"}
         for seed, miou in enumerate((40.0, 44.0))
     ]
-    assert "| r | ce | val | 2 | 42.0 ± 2.8 |" in chain.tables(rows)
+    assert "| r | ce | val | 2 | 42.0 ± 2.8 |" in systems.tables(rows)
     shipped = ROOT / "docs" / "results" / "chain.json"
     text = (ROOT / "docs" / "results" / "chain.md").read_text()
-    assert chain.tables(json.loads(shipped.read_text())) in text, "run: python benchmarks/chain.py tables"
+    assert systems.tables(json.loads(shipped.read_text())) in text, (
+        "run: python -m benchmarks.systems tables --json docs/results/chain.json --markdown docs/results/chain.md"
+    )
 
 
 def test_nothing_of_the_data_or_of_results_is_committed() -> None:
