@@ -150,7 +150,7 @@ def groups(found: Sequence[Group], axis: str, ceiling: Group | None = None, widt
     if not found:
         return Markup("")
     longest = 24  # letters of a name that are shown
-    left = 20 + 7 * min(longest, max(len(group.name) for group in found))
+    left = 20 + 8.5 * min(longest, max(len(group.name) for group in found))
     right, top, row = width - 52, 12, 27
     floor = top + row * len(found)
     limit = nice_top([value for group in found for value in group.values])

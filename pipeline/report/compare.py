@@ -106,7 +106,7 @@ def compare(data: Dataset, ladders: Mapping[str, Sequence[Stage]], count: int, p
         for split in rows:
             for i, strip in zip(rows[split], bare[split], strict=True):
                 cells = [c for stage in stages for c in drawn[stage.artifact.path, stage.name].get(i, [])]
-                if cells:
+                if any(cell.src for cell in cells):
                     found.append(replace(strip, cells=[strip.cells[0], *cells, strip.cells[-1]]))
         return found
 

@@ -150,7 +150,7 @@ def labels_note(scores: Sequence[Score]) -> str:
 
 
 def best_note(scores: Sequence[Score]) -> str:
-    return ", ".join(dict.fromkeys(score.what.split(",")[0] for score in scores))
+    return ", ".join(dict.fromkeys(score.what.split(",")[0].removeprefix("scores ") for score in scores))
 
 
 def time_cell(runs: Sequence[Run]) -> Cell:
@@ -170,15 +170,15 @@ def memory_cell(runs: Sequence[Run]) -> Cell:
 
 def table(data: Dataset, recipes: Recipes) -> tuple[list[Column], list[dict[str, Any]]]:
     """Columns, and one row a recipe: its name, its cells, its runs."""
-    columns = [Column("network", "mIoU on val, %")]
+    columns = [Column("network", "% mIoU, val")]
     ceiling = group(CEILING, recipes.get(CEILING, ()), lambda run: run.network)
     if ceiling:
-        columns.append(Column("share", f"of {CEILING}, %"))
+        columns.append(Column("share", f"% of {CEILING}"))
     columns += [
-        Column("labels", "mIoU on score, %"),
-        Column("seeds, claimed", "mIoU on score, %"),
-        Column("seeds, best threshold", "mIoU on score, %"),
-        Column("time", "of its jobs, one seed", "ascending"),
+        Column("labels", "% mIoU, score"),
+        Column("seeds", "% mIoU, score, as claimed"),
+        Column("best seeds", "% mIoU, score, one threshold"),
+        Column("time", "one seed", "ascending"),
         Column("memory", "largest job", "ascending"),
     ]
     rows = []
@@ -218,21 +218,18 @@ def chart(recipes: Recipes) -> str:
     return charts.groups(ordered, "mIoU on val, %", next((one for one in ordered if one.name == CEILING), None))
 
 
-def notes(data: Dataset, recipes: Recipes) -> list[str]:
-    """What a reader would look for in vain, and how to get it."""
+def notes(data: Dataset, recipes: Recipes) -> list[tuple[str, str]]:
+    """What a reader would look for in vain, and the command that gets it, if any."""
     found = []
     masked = masks.has_mask(data.masks)
     if not masked.any():
-        return ["No scores: the data set has no true masks, so nothing could be measured. Everything else is shown."]
+        return [("No scores: the data set has no true masks, so nothing could be measured. All else is shown.", "")]
     for split, what in (("val", "the final networks"), ("score", "seeds and labels")):
         if not masked[photographs.split(data.photographs, split)].any():
-            found.append(f"No scores of {what}: no image of split {split} has a true mask.")
+            found.append((f"No scores of {what}: no image of split {split} has a true mask.", ""))
     if CEILING not in recipes and masked[photographs.split(data.photographs, "val")].any():
-        asked = ", ".join([*recipes, CEILING])
-        found.append(
-            f"The share of {CEILING} is left out, because this run has no recipe of that name. To have it: "
-            f"snakemake --cores all --config run='[{asked}]'"
-        )
+        why = f"The share of {CEILING} is left out, since this run has no recipe of that name. To have it, run with"
+        found.append((why, f"--config run='[{', '.join([*recipes, CEILING])}]'"))
     return found
 
 
