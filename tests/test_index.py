@@ -13,7 +13,7 @@ import numpy as np
 import planted
 import pytest
 import test_report
-from test_report import FIRST, Door, Outline, opened
+from test_report import FIRST, Door, Outline
 
 from pipeline.core import metrics, store
 from pipeline.core.config import Evaluate
@@ -22,6 +22,10 @@ from pipeline.report import facts, index, ladder, page
 from pipeline.report.dataset import Dataset
 
 SEGMENT = Segment(crop=64)
+
+
+def opened(entries: list[dict]) -> list[ladder.Stage]:
+    return ladder.read_stages(json.dumps(entries))
 
 
 class Run(test_report.Run):

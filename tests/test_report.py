@@ -32,10 +32,6 @@ SIZED = {"proxy": {"crop": 64, "border": 4}, "patches": {"sides": (8, 32), "size
 # ------------------------------------------------------------------------------------------------ a tiny run
 
 
-def opened(entries: list[dict]) -> list[ladder.Stage]:
-    return ladder.open_stages(ladder.read_entries(json.dumps(entries)))
-
-
 class Run:
     """Plants the artifacts of a run as the stages would make them, and remembers them in the recipe's order."""
 
@@ -129,7 +125,7 @@ class Run:
 
     def page(self, **options: object) -> str:
         out = self.folder / "report" / "page.html"
-        stages = opened(self.stages)
+        stages = ladder.read_stages(json.dumps(self.stages))
         page.run("card", 0, self.dataset(), stages, Evaluate(**options), 3, out)
         return out.read_text()
 
@@ -371,7 +367,7 @@ def test_a_model_without_masks_is_shown_at_the_photographs_size(
 
 
 def test_seeds_are_shown_as_what_they_claim_and_at_the_best_threshold(chain: Run) -> None:
-    stages = opened(chain.stages)
+    stages = ladder.read_stages(json.dumps(chain.stages))
     for stage in (stage for stage in stages if stage.kind == "seeds"):
         assert [(s.look, s.what.split(",")[0]) for s in ladder.scores_of(stage)] == [
             ("main", "claimed region"),
@@ -380,7 +376,7 @@ def test_seeds_are_shown_as_what_they_claim_and_at_the_best_threshold(chain: Run
 
 
 def test_parents_are_found_by_role(chain: Run) -> None:
-    stages = opened(chain.stages)
+    stages = ladder.read_stages(json.dumps(chain.stages))
     named = {stage.name: stage for stage in stages}
 
     def parent(name: str, role: str) -> str | None:
@@ -399,7 +395,7 @@ def test_parents_are_found_by_role(chain: Run) -> None:
 
 
 def test_rounds_are_those_of_the_mining_steps(chain: Run, made: str) -> None:
-    found = page.facts.erasing_rounds(opened(chain.stages))
+    found = page.facts.erasing_rounds(ladder.read_stages(json.dumps(chain.stages)))
     assert [chain["name"] for chain in found] == ["mine 3"]
     rows = found[0]["rows"]
     assert [row["steps"] for row in rows] == [["cam"], *([f"erase {k}", f"mine {k}"] for k in (1, 2, 3))]
@@ -415,7 +411,7 @@ def test_the_labels_named_are_those_that_the_model_learns_from(tmp_path: Path) -
     run.weights("random", "random", 0)
     run.model()
     run.labels("relabel", "relabel")
-    stages = opened(run.stages)
+    stages = ladder.read_stages(json.dumps(run.stages))
     scores = [score for stage in stages for score in ladder.scores_of(stage)]
     found = page.quality(scores, stages)
     assert found is not None
@@ -425,7 +421,7 @@ def test_the_labels_named_are_those_that_the_model_learns_from(tmp_path: Path) -
 
 
 def test_a_step_that_occurs_often_is_numbered(chain: Run) -> None:
-    names = [stage.name for stage in opened(chain.stages)]
+    names = [stage.name for stage in ladder.read_stages(json.dumps(chain.stages))]
     assert names[:5] == ["random", "classify", "cam", "erase 1", "mine 1"]
     assert names[-5:] == ["saliency", "crf", "patches", "triplet", "ce"]
 

@@ -121,6 +121,10 @@ def read_entries(text: str) -> list[Entry]:
         raise ConfigError(explain(error, "--stages")) from None
 
 
+def read_stages(text: str) -> list[Stage]:
+    return open_stages(read_entries(text))
+
+
 def read_listing(path: Path) -> Listing:
     """What a page was made from, as it wrote it."""
     try:

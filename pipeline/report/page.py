@@ -26,7 +26,7 @@ from pipeline.kinds import classes, masks, photographs, tags
 from pipeline.report import charts, embedding, facts
 from pipeline.report.dataset import Dataset
 from pipeline.report.gallery import Album, Maker, Strip, contact_sheet, spread, thumbnail_side
-from pipeline.report.ladder import Listing, Score, Stage, open_stages, read_entries, scores_of
+from pipeline.report.ladder import Listing, Score, Stage, read_entries, read_stages, scores_of
 
 PATCHES = 300  # in an embedding map
 TEMPLATES = Path(__file__).parent
@@ -264,15 +264,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     evaluate = parse_block(Evaluate, args.evaluate, "--evaluate")
-    data, entries = Dataset.open(args.photographs, args.tags, args.masks), read_entries(args.stages)
-    stages = open_stages(entries)
+    data, stages = Dataset.open(args.photographs, args.tags, args.masks), read_stages(args.stages)
     cli.limit_threads(args.threads)
     # Without a model the job asks the cluster for no GPU (rules/report.smk), so it must not take one.
     network = any(stage.kind == "model" for stage in stages)
     device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
     run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
     if args.listing:
-        listing = Listing(recipe=args.recipe, seed=args.seed, page=args.out.name, stages=entries)
+        shown = read_entries(args.stages)
+        listing = Listing(recipe=args.recipe, seed=args.seed, page=args.out.name, stages=shown)
         store.write_atomic(args.listing, listing.model_dump_json(indent=1) + "\n")
 
 
