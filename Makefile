@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: .venv/ready  ## the default chain on the built-in pictures
 	snakemake --cores all
-	@echo; echo "Report: $(CURDIR)/results/demo/report/card-seed0.html"
+	@echo; echo "Report: $(CURDIR)/results/demo/report/index.html"
 
 test: .venv/ready lint  ## all checks and tests
 	pytest

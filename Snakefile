@@ -29,4 +29,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        reports(),
+        reports(".html"),
+        f"{ROOT}/report/index.html",

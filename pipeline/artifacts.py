@@ -47,7 +47,8 @@ def clean(root: Path) -> None:
     begun = {store.store_of(path) for path in scratch}
     stores = [path for path in root.rglob("*.zarr") if path in begun or integrity.is_store(path)]
     discarded = list(root.rglob(".*.zarr.discarded"))
-    files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *root.glob("report/*.html"), *root.glob(INVENTORY)]
+    reports = [path for name in ("*.html", "*.listing.json") for path in root.glob(f"report/{name}")]
+    files = [*manifests(root), *root.rglob(".*.json.[0-9]*"), *reports, *root.glob(INVENTORY)]
     for path in (*scratch, *stores, *discarded):
         shutil.rmtree(path, ignore_errors=True)
     for path in files:

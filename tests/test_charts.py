@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,27 @@ def test_lines_stay_on_the_canvas(values: list[float]) -> None:
         x, y = (float(circle.split(f'{name}="')[1].split('"')[0]) for name in ("cx", "cy"))
         assert 0 <= x <= 340
         assert 0 <= y <= 190
+
+
+def numbers(drawn: str, attribute: str) -> list[float]:
+    return [float(value) for value in re.findall(rf' {attribute}="(-?[\d.]+)"', drawn)]
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.004, 0.99], [0.4, 0.5, 0.6]])
+def test_groups_stay_on_the_canvas_and_say_their_numbers(values: list[float]) -> None:
+    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    found = [charts.Group("a <b> with a very long name, too long", values, mean, sd), charts.Group("c", [1.0], 1.0, sd)]
+    drawn = charts.groups(found, "mIoU", found[0])
+    assert all(0 <= x <= 640 for attribute in ("cx", "x", "x1", "x2") for x in numbers(drawn, attribute))
+    assert all(0 <= float(x) <= 640 for x in re.findall(r"[MH]([-\d.]+)", drawn))
+    assert drawn.count('class="each"') == len(values) + 1
+    assert f"{100 * mean:.1f}" in drawn and "nan" not in drawn
+    assert (f" ± {100 * sd:.1f} %" in drawn) == (len(values) > 1)
+    assert "<b>" not in drawn
+    assert charts.groups([], "mIoU") == ""
+
+
+def test_a_better_group_lies_further_right() -> None:
+    found = [charts.Group(str(value), [value], value, math.nan) for value in (0.2, 0.3, 0.45)]
+    places = numbers(charts.groups(found, "mIoU"), "cx")[::2]
+    assert places[2] - places[1] == pytest.approx(1.5 * (places[1] - places[0]), abs=0.2)

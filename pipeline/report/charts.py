@@ -135,6 +135,55 @@ def lines(series: Sequence[Line], x_name: str, percent: bool = False, width: int
     return Markup("".join(out))
 
 
+@dataclass(frozen=True)
+class Group:
+    """Values (0..1) of one name, one a seed; mean and sd over them (sd NaN where there is one)."""
+
+    name: str
+    values: Sequence[float]
+    mean: float
+    sd: float
+
+
+def groups(found: Sequence[Group], axis: str, ceiling: Group | None = None, width: int = 640) -> Markup:
+    """One line a group: its values, their mean, and a bar of one sd to either side. ceiling: a dashed line there."""
+    if not found:
+        return Markup("")
+    longest = 24  # letters of a name that are shown
+    left = 20 + 8.5 * min(longest, max(len(group.name) for group in found))
+    right, top, row = width - 52, 12, 27
+    floor = top + row * len(found)
+    limit = nice_top([value for group in found for value in group.values])
+
+    def x_of(share: float) -> float:
+        return left + (right - left) * min(max(100 * share / limit, 0), 1)
+
+    height = floor + 44
+    out = [f'<svg class="chart groups" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(axis)}">']
+    for k in range(6):
+        x = x_of(limit * k / 500)
+        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{floor}"/>')
+        out.append(f'<text class="tick" x="{x:.1f}" y="{floor + 16}">{limit * k / 5:g}</text>')
+    if ceiling:
+        tip = escape(f"{ceiling.name}: {100 * ceiling.mean:.1f} %")
+        x = x_of(ceiling.mean)
+        out.append(f'<path class="ceiling" d="M{x:.1f} {top}V{floor}"><title>{tip}</title></path>')
+    for number, group in enumerate(found):
+        y = top + row * (number + 0.5)
+        name = group.name if len(group.name) <= longest else group.name[: longest - 1] + "…"
+        text, bar = f"{100 * group.mean:.1f}", ""
+        if math.isfinite(group.sd):
+            text += f" ± {100 * group.sd:.1f}"
+            bar = f'<path class="sd" d="M{x_of(group.mean - group.sd):.1f} {y}H{x_of(group.mean + group.sd):.1f}"/>'
+        tip = escape(f"{group.name}: {text} %, {len(group.values)} seed{'s' * (len(group.values) > 1)}")
+        dots = "".join(f'<circle class="each" cx="{x_of(value):.1f}" cy="{y}" r="3"/>' for value in group.values)
+        out.append(f'<g><title>{tip}</title><text class="name" x="{left - 12}" y="{y + 4}">{escape(name)}</text>')
+        out.append(f'{bar}{dots}<circle class="main" cx="{x_of(group.mean):.1f}" cy="{y}" r="5.5"/>')
+        out.append(f'<text class="value" x="{right + 12}" y="{y + 4}">{100 * group.mean:.1f}</text></g>')
+    out.append(f'<text class="axis" x="{(left + right) / 2:.0f}" y="{height - 8}">{escape(axis)}</text></svg>')
+    return Markup("".join(out))
+
+
 def scatter(points: np.ndarray, colours: Sequence[str], titles: Sequence[str], side: int = 400) -> Markup:
     """Points [n,2], stretched to fill a square. colours: CSS colours."""
     low, span = points.min(0), np.maximum(np.ptp(points, 0), 1e-9)

@@ -37,6 +37,15 @@ class Entry(Settings):
     benchmark: Path | None = None
 
 
+class Listing(Settings):
+    """What one page was made from. page: its file's name."""
+
+    recipe: str
+    seed: int
+    page: str
+    stages: list[Entry]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One artifact of the recipe. name: its step, numbered where the step occurs several times."""
@@ -100,16 +109,34 @@ class Score:
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def read_stages(text: str) -> list[Stage]:
-    """Stages from the JSON list that the workflow passes, as text or as a file."""
+def read_entries(text: str) -> list[Entry]:
+    """The JSON list of stages that the workflow passes, as text or as a file."""
     try:
         written = text if text.lstrip().startswith("[") else Path(text).read_text()
     except OSError as error:
         raise InputError(f"--stages: a JSON list, or a file with one, expected ({error})") from None
     try:
-        entries = TypeAdapter(list[Entry]).validate_json(written)
+        return TypeAdapter(list[Entry]).validate_json(written)
     except ValidationError as error:
         raise ConfigError(explain(error, "--stages")) from None
+
+
+def read_stages(text: str) -> list[Stage]:
+    return open_stages(read_entries(text))
+
+
+def read_listing(path: Path) -> Listing:
+    """What a page was made from, as it wrote it."""
+    try:
+        return Listing.model_validate_json(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: a page's listing expected; run snakemake again ({error})") from None
+    except ValidationError as error:
+        raise ConfigError(explain(error, str(path))) from None
+
+
+def open_stages(entries: Sequence[Entry]) -> list[Stage]:
+    """Raises ArtifactError where one of them is missing, or is not what the workflow says."""
     steps = [entry.step for entry in entries]
     stages = []
     for number, entry in enumerate(entries):

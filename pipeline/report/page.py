@@ -4,7 +4,8 @@ The page needs no network and no other file. Every number says its split (score 
 label quality is measured; val = what the final network is measured on) and its stage.
 
 Reads: photographs, tags, masks, every artifact of a recipe; their metrics and Snakemake's benchmark tables, if any.
-Writes: one .html. Cost: inference on a few validation images; for each triplet step, features of at most 300 patches.
+Writes: one .html; where --listing says so, what it was made from, which is what the index of all recipes reads.
+Cost: inference on a few validation images; for each triplet step, features of at most 300 patches.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pipeline.core.steps.base import DATA
 from pipeline.kinds import classes, masks, photographs, tags
 from pipeline.report import charts, embedding, facts
 from pipeline.report.dataset import Dataset
-from pipeline.report.gallery import Album, Strip, contact_sheet, spread, thumbnail_side
-from pipeline.report.ladder import Score, Stage, read_stages, scores_of
+from pipeline.report.gallery import Album, Maker, Strip, contact_sheet, spread, thumbnail_side
+from pipeline.report.ladder import Listing, Score, Stage, read_entries, read_stages, scores_of
 
 PATCHES = 300  # in an embedding map
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATES = Path(__file__).parent
 PICTURES = {"saliency": 1, "seeds": 2, "labels": 1, "soft": 2, "model": 2}  # of one photograph, by kind
 
 
@@ -94,15 +95,24 @@ def choose_images(data: Dataset, stages: Sequence[Stage], split: str, count: int
     return spread(tags.tags(data.tags), rows, count)
 
 
+def labelled_split(data: Dataset) -> str:
+    """The split on which labels are shown: where they are scored, if anywhere."""
+    return "score" if len(photographs.split(data.photographs, "score")) else "train"
+
+
+def makers_of(album: Album) -> dict[str, Callable[[store.Artifact, str], Maker]]:
+    """What draws an artifact of a kind, given its title; kinds that no network is needed for."""
+    return {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+
+
 def galleries(
     data: Dataset, stages: Sequence[Stage], count: int, predictors: dict[str, Callable[[int], np.ndarray]]
 ) -> dict[str, list[Strip]]:
     """Strips of training images through every stage, and of validation images through every model."""
     album = Album(data, thumbnail_side(count * (4 + sum(PICTURES.get(stage.kind, 0) for stage in stages))))
-    draw = {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+    draw = makers_of(album)
     makers = [draw[stage.kind](stage.artifact, stage.name) for stage in stages if stage.kind in draw]
-    split = "score" if len(photographs.split(data.photographs, "score")) else "train"
-    train = choose_images(data, stages, split, count) if makers else []
+    train = choose_images(data, stages, labelled_split(data), count) if makers else []
     val = choose_images(data, stages, "val", count) if predictors else []
     models = [album.predictions(predict, name) for name, predict in predictors.items()]
     return {"train": album.strips(train, makers), "val": album.strips(val, models)}
@@ -152,6 +162,12 @@ def quality(scores: Sequence[Score], stages: Sequence[Stage]) -> Score | None:
     return next((score for score in reversed(found) if not models or score.stage is source), None)
 
 
+def final_score(scores: Sequence[Score]) -> Score | None:
+    """The score of the last network on val."""
+    found = (score for score in reversed(scores) if score.look == "main" and score.split == "val")
+    return next((score for score in found if not score.empty), None)
+
+
 def run(
     recipe: str,
     seed: int,
@@ -173,6 +189,7 @@ def run(
     }
     banks = [stage for stage in stages if stage.kind == "patches"]
     page = render(
+        "page.html.j2",
         recipe=recipe,
         seed=seed,
         stages=stages,
@@ -182,7 +199,7 @@ def run(
         classes=facts.class_legend(data),
         background=data.background is not None,
         scores=scores,
-        final=next((score for score in reversed(main) if score.split == "val" and not score.empty), None),
+        final=final_score(scores),
         quality=quality(scores, stages),
         ladder=ladder_chart(scores),
         thresholds=threshold_chart(stages),
@@ -201,15 +218,19 @@ def run(
     print(f"{out}: {len(stages)} stages, {len(page.encode()) / 1e6:.1f} MB", flush=True)
 
 
-def render(**content: Any) -> str:
-    """The page. NaN becomes a blank, never a number."""
+def render(template: str, **content: Any) -> str:
+    """A page from a template of this folder. NaN becomes a blank, never a number."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda x, digits=1: "" if x is None or math.isnan(x) else f"{100 * x:.{digits}f}"
     environment.filters["duration"] = duration
     environment.filters["real"] = lambda x, digits=3: "" if x is None or math.isnan(x) else f"{x:.{digits}f}"
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
+    return environment.get_template(template).render(**content)
 
 
 def duration(seconds: float) -> str:
@@ -235,6 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--evaluate", default="{}", help="JSON of the `evaluate:` block of config.yaml")
     parser.add_argument("--show", type=int, default=8, help="pictures shown at every stage")
     parser.add_argument("--out", type=Path, required=True, help="page to write, .html")
+    parser.add_argument("--listing", type=Path, help="file to write what it was made from, .json: for the index")
     cli.add_compute(parser)
     args = parser.parse_args(argv)
     cli.guarded(lambda: _run(args))
@@ -248,6 +270,10 @@ def _run(args: argparse.Namespace) -> None:
     network = any(stage.kind == "model" for stage in stages)
     device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
     run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
+    if args.listing:
+        shown = read_entries(args.stages)
+        listing = Listing(recipe=args.recipe, seed=args.seed, page=args.out.name, stages=shown)
+        store.write_atomic(args.listing, listing.model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":

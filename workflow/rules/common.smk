@@ -87,8 +87,9 @@ def code(wildcards):
     return digest.code_digest(step.settings.stage, step.choices)
 
 
-def reports():
-    return [f"{ROOT}/report/{name}-seed{seed}.html" for name, seed in NODES]
+def reports(suffix):
+    """Of every recipe and seed that is asked for."""
+    return [f"{ROOT}/report/{name}-seed{seed}{suffix}" for name, seed in NODES]
 
 
 @cache
@@ -103,7 +104,7 @@ def metrics_of(step):
     return f"{ROOT}/{step.folder}/{step.kind}.metrics.json" if step.scored and SCAN.masked else None
 
 
-def stages(wildcards):
+def stages(recipe, seed):
     """What the report shows, in the recipe's order."""
     return [
         {
@@ -116,20 +117,26 @@ def stages(wildcards):
             "metrics": metrics_of(step),
             "benchmark": f"logs/benchmark/{ROOT}/{step.folder}/{step.method}.tsv",
         }
-        for step in planned(wildcards.recipe, int(wildcards.seed))
+        for step in planned(recipe, int(seed))
         if step.settings
     ]
+
+
+def shown(part, *runs):
+    """The manifests, or the metrics, of these runs: (recipe, seed) each."""
+    return list(dict.fromkeys(stage[part] for run in runs for stage in stages(*run) if stage[part]))
 
 
 def code_of_evaluate(wildcards):
     return digest.code_digest("evaluate", node(wildcards.folder).choices | {wildcards.kind})
 
 
-def code_of_page(wildcards):
-    """Of the report's code and of its template."""
-    choices = set().union(*(step.choices for step in planned(wildcards.recipe, int(wildcards.seed))))
-    template = Path(workflow.basedir, "pipeline", "report", "page.html.j2").read_bytes()
-    return digest.code_digest("report.page", choices) + hashlib.sha256(template).hexdigest()[:16]
+def code_of_page(name, *runs):
+    """Of the code of a page that shows these runs, and of its templates."""
+    choices = set().union(*(step.choices for run in runs for step in planned(*run)))
+    files = [Path(workflow.basedir, "pipeline", "report", f"{file}.j2") for file in (f"{name}.html", "style.css")]
+    templates = b"".join(file.read_bytes() for file in files)
+    return digest.code_digest(f"report.{name}", choices) + hashlib.sha256(templates).hexdigest()[:16]
 
 
 def on_gpu(uses):

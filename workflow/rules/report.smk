@@ -35,15 +35,16 @@ rule page:
     """The report of one recipe and seed: one HTML file."""
     input:
         data=[PARTS[part] for part in ("photographs", "tags", "masks")],
-        artifacts=lambda w: [stage["manifest"] for stage in stages(w)],
-        metrics=lambda w: [stage["metrics"] for stage in stages(w) if stage["metrics"]],
+        artifacts=lambda w: shown("manifest", (w.recipe, int(w.seed))),
+        metrics=lambda w: shown("metrics", (w.recipe, int(w.seed))),
     output:
-        report(
+        page=report(
             f"{ROOT}/report/{{recipe}}-seed{{seed}}.html",
             caption="../report/page.rst",
             category="Recipes",
             labels={"recipe": "{recipe}", "seed": "{seed}"},
         ),
+        listing=f"{ROOT}/report/{{recipe}}-seed{{seed}}.listing.json",  # what the page shows, for the index
     log:
         f"logs/{ROOT}/report/{{recipe}}-seed{{seed}}.log",
     benchmark:
@@ -56,14 +57,46 @@ rule page:
         mem_mb=memory(costs.SCORE),
         runtime=runtime(costs.SCORE),
     params:
-        stages=lambda w: json.dumps(stages(w)),
+        stages=lambda w: json.dumps(stages(w.recipe, w.seed)),
         evaluate=lambda w: CONFIG.evaluate.model_dump_json(),
         compute=shlex.join(compute()),
         show=CONFIG.report.images,
-        code=code_of_page,
+        code=lambda w: code_of_page("page", (w.recipe, int(w.seed))),
     shell:
         "python -m pipeline.report --recipe {wildcards.recipe:q} --seed {wildcards.seed} --photographs {input.data[0]:q}"
         " --tags {input.data[1]:q} --masks {input.data[2]:q} --stages {params.stages:q} --evaluate {params.evaluate:q}"
+        " --show {params.show} {params.compute} --out {output.page:q} --listing {output.listing:q} --threads {threads}"
+        " > {log:q} 2>&1"
+
+
+rule index:
+    """All recipes and seeds that are asked for, on one page. Not in Snakemake's own report, where links would break."""
+    input:
+        data=[PARTS[part] for part in ("photographs", "tags", "masks")],
+        listings=reports(".listing.json"),
+        artifacts=lambda w: shown("manifest", *NODES),
+        metrics=lambda w: shown("metrics", *NODES),
+    output:
+        f"{ROOT}/report/index.html",
+    log:
+        f"logs/{ROOT}/report/index.log",
+    benchmark:
+        f"logs/benchmark/{ROOT}/report/index.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: 8
+    resources:
+        **SITE.request(on_gpu(True)),
+        mem_mb=memory(costs.SCORE),
+        runtime=runtime(costs.SCORE),
+    params:
+        evaluate=lambda w: CONFIG.evaluate.model_dump_json(),
+        compute=shlex.join(compute()),
+        show=CONFIG.report.images,
+        code=lambda w: code_of_page("index", *NODES),
+    shell:
+        "python -m pipeline.report.index --photographs {input.data[0]:q} --tags {input.data[1]:q}"
+        " --masks {input.data[2]:q} --listings {input.listings:q} --evaluate {params.evaluate:q}"
         " --show {params.show} {params.compute} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
