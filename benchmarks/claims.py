@@ -90,7 +90,7 @@ CLAIMS = [
         AE,
         "",
         Side("erasing-1-plain", "labels"),
-        Side("no-saliency", "labels"),
+        Side("cam-plain", "labels"),
     ),
     Claim(
         "erasing, 2 rounds > 1: labels after CRF, no saliency",
