@@ -2,19 +2,16 @@
 
 Uijlings et al., "Selective Search for Object Recognition", IJCV 2013. A picture is cut into small regions (Felzenszwalb
 and Huttenlocher, IJCV 2004); then, again and again, the two neighbours that are most alike become one, until one is
-left. Each region that ever was is a hypothesis: a box, and a segment in it. This is done in several ways, whose
-hypotheses are pooled (the paper's "fast" diversification: HSV and Lab, likeness with and without colour). What is too
-small or too slim and what is there already is left out, and similar boxes are put into clusters by normalised cuts, as
-HCP takes them (Wei et al., "HCP: A Flexible CNN Framework for Multi-Label Image Classification", PAMI 2016).
+left. Each region that ever was is a hypothesis: a box, and a segment in it. This is done in several ways (the paper's
+"fast" ones: HSV and Lab, likeness with and without colour). What is too small or too slim or nearly there already is
+left out, and similar boxes are put into clusters by normalised cuts, as HCP takes them (Wei et al., PAMI 2016).
 
 Departures, all ours:
 - Order. The paper multiplies a hypothesis' rank in its hierarchy (1 = the last merge) by a random number. Here the rank
-  alone counts, and a fixed sequence without pattern decides among the hierarchies, whose ranks are all the same. This
-  needs no seed, and the best 50 of a photograph of voc_mini hold 67 % of the objects instead of 64 %.
-- The largest response of a channel in the picture is the end of a texture histogram; the paper does not say.
-- The whole picture, the last merge of all, is no hypothesis: who wants it has it. Only a picture without any other gets
-  it.
-- HCP says nothing of how the cuts are made: by the leading eigenvectors and k-means, with starts that are not drawn.
+  alone counts, and a fixed sequence without pattern decides among hierarchies: no seed, and a better best 50.
+- A texture histogram ends at the channel's largest response in the picture; the paper does not say where.
+- The whole picture, the last merge of all, is no hypothesis, except of a picture without any other.
+- HCP does not say how the cuts are made: by the leading eigenvectors and k-means, with starts that are not drawn.
 
 Reads: photographs. Writes: hypotheses, of all splits.
 Cost per photograph on one core, 192x144 / 500x375: 0.4 / 2.5 s.
@@ -49,7 +46,7 @@ Real = NDArray[np.floating[Any]]
 SPACES = ("hsv", "lab")  # table 6 of Uijlings 2013, "fast"
 COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8  # section 3.2.2, of each channel
 BLUR = 0.8  # pixels, before the first regions are found, as its authors release it
-FULL = 500  # longer side of the photographs for which `scales` also is the area of the smallest first region
+FULL = 500  # longer side of the photographs for which k also is the least area of a first region
 FAINT = 1e-6  # affinity of boxes that do not meet, so that all hang together
 ROUNDS = 100  # of k-means at most; ten are the rule
 
@@ -124,8 +121,7 @@ class Regions:
         self.sizes, self.boxes = np.zeros(total, np.int64), np.zeros((total, 4), np.int64)
         self.features[: self.count] = features
         self.sizes[: self.count] = np.bincount(labels.ravel())
-        places = find_objects(labels + 1)
-        self.boxes[: self.count] = [(y.start, x.start, y.stop, x.stop) for y, x in places]
+        self.boxes[: self.count] = [(y.start, x.start, y.stop, x.stop) for y, x in find_objects(labels + 1)]
 
     def alike(self, one: Int, other: Int) -> Real:
         """Likeness of pairs of regions: colour and texture (whichever `features` hold), size, fill; each 0 to 1.
@@ -138,16 +134,15 @@ class Regions:
         return same + (1 - size) + (1 - (around - size))
 
     def joint_box(self, one: Any, other: Any) -> Int:
-        first, second = self.boxes[one], self.boxes[other]
-        ends = np.minimum(first[..., :2], second[..., :2]), np.maximum(first[..., 2:], second[..., 2:])
-        return np.concatenate(ends, -1)
+        """The box around two regions, or pairs of them: [...,4]."""
+        a, b = self.boxes[one], self.boxes[other]
+        return np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], -1)
 
     def join(self, one: int, other: int) -> int:
         """A region more: both in one. Returns its number. Histograms are averaged by size (equation 4)."""
-        new, pair = self.count, [one, other]
-        self.sizes[new] = self.sizes[pair].sum()
-        weights = (self.sizes[pair] / self.sizes[new]).astype(np.float32)
-        self.features[new] = weights @ self.features[pair]
+        new, a, b = self.count, self.sizes[one], self.sizes[other]
+        self.sizes[new] = a + b
+        self.features[new] = (a * self.features[one] + b * self.features[other]) / (a + b)
         self.boxes[new] = self.joint_box(one, other)
         self.count += 1
         return new
@@ -184,12 +179,10 @@ def merge(regions: Regions, pairs: Int) -> Int:
         near[new] = (near[one] | near[other]) - {one, other}
         around = sorted(near[new])
         for neighbour in around:
-            near[neighbour] -= {one, other}
-            near[neighbour].add(new)
-        if around:
-            likeness = regions.alike(np.array(around), np.array([new])).tolist()
-            for like, neighbour in zip(likeness, around, strict=True):
-                heapq.heappush(queue, (-like, neighbour, new))
+            near[neighbour] = near[neighbour] - {one, other} | {new}
+        likeness = regions.alike(np.array(around, np.int64), np.array([new])).tolist()
+        for like, neighbour in zip(likeness, around, strict=True):
+            heapq.heappush(queue, (-like, neighbour, new))
     return np.array(made, np.int64).reshape(-1, 2)
 
 
@@ -205,14 +198,14 @@ def spans(made: Int) -> Int:
     return np.stack([start, np.add(start, width)], axis=1)
 
 
-def hierarchies(rgb: np.ndarray, scales: Sequence[float]) -> Iterator[Hierarchy]:
-    """Every way of merging: colour spaces x scales of the first regions x likeness with and without colour."""
+def hierarchies(rgb: np.ndarray, coarse: Sequence[float]) -> Iterator[Hierarchy]:
+    """Every way of merging: colour spaces x first regions x likeness with and without colour."""
     shrink = (max(rgb.shape) / FULL) ** 2
     for space in SPACES:
         picture = channels(rgb, space)
         colours, slopes = colour_bins(picture), texture_bins(picture)
-        for scale in scales:
-            labels = felzenszwalb(picture, scale, BLUR, max(1, round(scale * shrink))).astype(np.int64)
+        for k in coarse:
+            labels = felzenszwalb(picture, k, BLUR, max(1, round(k * shrink))).astype(np.int64)
             pairs = touching(labels)
             colour, texture = histograms(labels, colours, COLOUR_BINS), histograms(labels, slopes, TEXTURE_BINS)
             for features in (np.concatenate([colour, texture], axis=1), texture):
@@ -224,18 +217,15 @@ def hierarchies(rgb: np.ndarray, scales: Sequence[float]) -> Iterator[Hierarchy]
 # ------------------------------------------------------------------------------------------------------- choosing
 
 
-def ranked(counts: Sequence[int]) -> tuple[Int, Int]:
-    """All regions of hierarchies of these sizes T, best first, but for the whole picture: hierarchy, region.
+def ranked(counts: Sequence[int]) -> Int:
+    """The regions of hierarchies of these sizes T, all in one row, best first; their last ones are left out.
 
     Late merges come first. Among equals decides the golden ratio's multiples without their whole part.
     """
-    hierarchy = np.repeat(np.arange(len(counts)), counts)
-    region = np.concatenate([np.arange(count) for count in counts])
-    rank = np.repeat(counts, counts) - region
-    drawn = np.modf(np.arange(1, len(rank) + 1) * (np.sqrt(5) - 1) / 2)[0]
+    rank = np.concatenate([np.arange(count, 0, -1) for count in counts])
+    drawn = np.arange(1, len(rank) + 1) * ((np.sqrt(5) - 1) / 2) % 1
     order = np.lexsort((drawn, rank))
-    order = order[rank[order] > 1]
-    return hierarchy[order], region[order]
+    return order[rank[order] > 1]
 
 
 def fit(boxes: Int, size: tuple[int, int], smallest: float, slimmest: float) -> NDArray[np.bool_]:
@@ -292,25 +282,20 @@ def clustered(boxes: Int, count: int) -> Int:
 
 def search(rgb: np.ndarray, settings: Settings) -> Hypotheses:
     """The hypotheses of a picture, u8 [h,w,3]."""
-    found = list(hierarchies(rgb, settings.scales))
-    hierarchy, region = ranked([len(each.boxes) for each in found])
-    size = (rgb.shape[0], rgb.shape[1])
-    whole = Hypotheses(np.array([[0, 0, *size]]), np.zeros(1, np.int64), [np.ones(size, bool)])
-    if not len(region):
-        return whole
-    starts = np.cumsum([0, *(len(each.boxes) for each in found)])
-    boxes = np.concatenate([each.boxes for each in found])[starts[hierarchy] + region]
+    found, size = list(hierarchies(rgb, settings.regions)), (rgb.shape[0], rgb.shape[1])
+    pool = [(each, region) for each in found for region in range(len(each.boxes))]
+    order = ranked([len(each.boxes) for each in found])
+    boxes = np.concatenate([each.boxes for each in found])[order]
     good = np.flatnonzero(fit(boxes, size, settings.smallest, settings.slimmest))
     chosen = good[distinct(boxes[good], settings.overlap, settings.most)]
     if not len(chosen):
-        return whole
-    segments = [found[hierarchy[i]].segment(int(region[i])) for i in chosen]
+        return Hypotheses(np.array([[0, 0, *size]]), np.zeros(1, np.int64), [np.ones(size, bool)])
+    segments = [each.segment(region) for each, region in (pool[i] for i in order[chosen])]
     return Hypotheses(boxes[chosen], clustered(boxes[chosen], settings.clusters), segments)
 
 
 def run(job: Job) -> None:
-    settings: Settings = job.settings
-    pictures = job.photographs
+    pictures, settings = job.photographs, job.settings
 
     def look(i: int) -> store.Row:
         return as_row(pictures, i, search(photographs.image(pictures, i), settings), settings.clusters)

@@ -71,7 +71,9 @@ class Hypotheses(Step):
     stage: ClassVar[str] = "hypotheses"
     seeded: ClassVar[bool] = False
     method: Literal["hypotheses"] = "hypotheses"
-    scales: Scales = Field((50.0, 150.0, 300.0), description="k of the first regions: the larger, the fewer")
+    regions: Scales = Field(
+        (50.0, 150.0, 300.0), description="k of Felzenszwalb's first regions: the larger, the fewer"
+    )
     smallest: float = Field(0.005, ge=0, lt=1, description="share of the photograph that a box covers at least")
     slimmest: float = Field(
         4.0, ge=1, description="a box is at most this many times as long as wide, or as wide as long"
@@ -81,7 +83,7 @@ class Hypotheses(Step):
     clusters: int = Field(10, ge=1, le=256, description="clusters of similar boxes in a photograph")
 
     def seconds(self, side: int) -> float:
-        return 4.0 * len(self.scales)
+        return 4.0 * len(self.regions)
 
 
 SeedsStep = Classify | Cam | Erase | Mine | Hypotheses
