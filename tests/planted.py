@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.core import store
 from pipeline.core.job import Job
 from pipeline.core.steps.base import Step
+from pipeline.kinds import hypotheses as hypothesis_rows
 
 VOID = 255
 BACKGROUND = 0  # where nothing else is said; pass None for a data set without one
@@ -187,6 +188,29 @@ def dataset(
 def saliency(path: Path, maps: Sequence[np.ndarray], side: int, header: Header = None) -> store.Artifact:
     """`saliency`: uint8 [h,w] each."""
     return rows_artifact(path, "saliency", {"saliency": on_canvas(maps, side)}, {}, header=header)
+
+
+def hypotheses(
+    path: Path, found: Sequence[hypothesis_rows.Hypotheses], clusters: int = 10, header: Header = None
+) -> store.Artifact:
+    """`hypotheses`: boxes, clusters and segments of each photograph."""
+    rows = [
+        {
+            "boxes": np.asarray(each.boxes).reshape(-1, 4),
+            "cluster": np.asarray(each.clusters),
+            "segments": hypothesis_rows.pack(each.segments),
+        }
+        for each in found
+    ]
+    store.write_rows(
+        path,
+        header or store.Header(kind="hypotheses", stage="test", settings={}, code="test"),
+        hypothesis_rows.ARRAYS,
+        [b"%016d" % i for i in range(len(rows))],
+        lambda indices: (rows[i] for i in indices),
+        {"clusters": clusters},
+    )
+    return store.Artifact(path, "hypotheses")
 
 
 def seeds(

@@ -30,7 +30,14 @@ from pipeline.report.ladder import Listing, Score, Stage, read_entries, read_sta
 
 PATCHES = 300  # in an embedding map
 TEMPLATES = Path(__file__).parent
-PICTURES = {"saliency": 1, "seeds": 2, "labels": 1, "soft": 2, "model": 2}  # of one photograph, by kind
+PICTURES = {
+    "saliency": 1,
+    "hypotheses": 1,
+    "seeds": 2,
+    "labels": 1,
+    "soft": 2,
+    "model": 2,
+}  # of one photograph, by kind
 
 
 def ladder_chart(scores: Sequence[Score]) -> str:
@@ -102,7 +109,8 @@ def labelled_split(data: Dataset) -> str:
 
 def makers_of(album: Album) -> dict[str, Callable[[store.Artifact, str], Maker]]:
     """What draws an artifact of a kind, given its title; kinds that no network is needed for."""
-    return {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+    draw = {"saliency": album.saliency, "hypotheses": album.hypotheses, "seeds": album.seeds}
+    return draw | {"labels": album.labels, "soft": album.soft}
 
 
 def galleries(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Kind = Literal[
-    "photographs", "tags", "masks", "saliency", "weights", "classifier", "seeds", "labels", "soft", "patches", "model"
+    "photographs", "tags", "masks", "saliency", "hypotheses", "weights", "classifier", "seeds", "labels", "soft",
+    "patches", "model",
 ]  # fmt: skip
 DATA = ("photographs", "tags", "masks")  # kinds that the data set itself is, directly below its folder
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "efficientnet_lite0"]
