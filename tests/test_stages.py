@@ -69,6 +69,7 @@ CASES = {
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
+    "psl": case("psl", {**SEGMENT, "prohibit_after": 0.5}, KNOW, labels="labels", weights="weights"),
     "relabel": case("relabel", {"crf": True}, KNOW, model="model"),
     "relabel-covered": case("relabel", {"images": "covered"}, KNOW, model="model", covered="few"),
 }
@@ -304,6 +305,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 JOURNAL, CHECKPOINT = "pipeline.core.store:log", "pipeline.core.loop:Checkpoint.save"
 SHORT = {**TINY, "epochs": 0.2}
+LATER = {**SHORT, "width": 16, "prohibit_after": 0.13}  # its own masks teach in the last of three iterations alone
 # What dies at the first finished shard, and what at the first checkpoint.
 KILLED = {
     "saliency": (JOURNAL, case("saliency", {}, SEE)),
@@ -318,6 +320,7 @@ KILLED = {
     "erase": (CHECKPOINT, case("erase", {**ERASE, **SHORT}, KNOW, seeds="seeds", weights="weights")),
     "triplet": (CHECKPOINT, case("triplet", {**TRIPLET, "epochs": 0.5}, SEE, patches="patches", weights="weights")),
     "segment": (CHECKPOINT, case("segment", {**SHORT, "width": 16}, SEE, labels="few", weights="weights")),
+    "psl": (CHECKPOINT, case("psl", LATER, KNOW, labels="few", weights="weights")),
 }
 
 
@@ -393,6 +396,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "tuned": case("triplet", TRIPLET, SEE, patches="patches", weights="random"),
         "model": case("segment", {**one, "width": 16}, SEE, labels="labels", weights="tuned"),
         "again": case("relabel", {}, KNOW, model="model"),
+        "psl": case("psl", {**one, "width": 16}, KNOW, labels="again", weights="random"),
     }
     assert {about.method for about in chain.values()} == set(METHODS) - {"imagenet"}
     collage.write(tmp_path / "photos", train=1, val=1, seed=0)
