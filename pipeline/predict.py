@@ -97,15 +97,17 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     }
 
 
-def masks_of(args: argparse.Namespace, artifact: store.Artifact) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The function (photograph, possible classes) → label map uint8 at the photograph's size."""
+def masks_of(
+    args: argparse.Namespace, artifact: store.Artifact
+) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """The function (photograph, possible classes or None) → label map uint8 at the photograph's size."""
     device, precision = cli.pick_compute(args.device, args.precision)
     from pipeline.networks.door import open_network, predict_labels
 
     cli.limit_threads(args.threads)
     network = open_network(artifact, device, precision, args.scales, args.flip)
 
-    def mask(rgb: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    def mask(rgb: np.ndarray, possible: np.ndarray | None) -> np.ndarray:
         small = reduced(rgb, args.max_side) if args.max_side else rgb
         return predict_labels(network, small, rgb.shape[:2], possible, crf=args.crf)
 
@@ -171,7 +173,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         started = time.monotonic()
         try:
             rgb = read_photograph(photo.path)
-            possible = tags.get(photo.name, tags.get(Path(photo.name).name, np.ones(len(names), bool)))
+            possible = tags.get(photo.name, tags.get(Path(photo.name).name))
             labels = mask(rgb, possible)
             if args.overlays:
                 write_atomic(photo.overlay, show.jpeg(show.overlay(rgb, labels, background=background)))

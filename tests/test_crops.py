@@ -36,7 +36,7 @@ TAGS = np.array([[1, 0], [0, 1], [1, 1]], bool)
 
 
 def cutter(images: store.Artifact, **options: object) -> Crops:
-    given: dict[str, Any] = {"crop": 64, "scale": (0.5, 2.0), "jitter": 0.0, "fill": FILL, "tags": TAGS}
+    given: dict[str, Any] = {"crop": 64, "scale": (0.5, 2.0), "jitter": 0.0, "fill": FILL, "tags": TAGS, "inside": True}
     given["label"] = lambda i: checked(*images["size"][i])
     return Crops(images, **{**given, **options})
 
@@ -54,6 +54,8 @@ def test_image_and_label_stay_aligned(i: int, images: store.Artifact) -> None:
         assert image.dtype == label.dtype == np.uint8
         inside = label != 255
         assert inside.any()
+        assert sample["inside"].dtype == bool
+        np.testing.assert_array_equal(sample["inside"], inside)
         assert (image[:, ~inside] == 7).all(), "outside: fill and VOID, nothing else"
         said = image[0].astype(int)
         wrong = inside & (abs(said - 40 * label.astype(int)) > 20)
@@ -73,6 +75,15 @@ def test_labels_are_never_interpolated(images: store.Artifact) -> None:
     for i in range(3):
         for sample in drawn(two, i):
             assert set(np.unique(sample["label"])) <= {3, 200, 255}
+
+
+def test_void_of_the_photograph_is_inside_it(images: store.Artifact) -> None:
+    """Which the label cannot say. Without being asked for, a sample says nothing of it."""
+    plain, void = cutter(images), cutter(images, label=lambda i: np.full(images["size"][i], 255, np.uint8))
+    for one, other in zip(drawn(plain, 1), drawn(void, 1), strict=True):
+        assert (other["label"] == 255).all() and other["inside"].any() and not other["inside"].all()
+        np.testing.assert_array_equal(one["inside"], other["inside"])
+    assert "inside" not in drawn(cutter(images, inside=False), 1, 1)[0]
 
 
 def test_half_of_the_crops_are_mirrored(images: store.Artifact) -> None:

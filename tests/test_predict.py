@@ -293,7 +293,7 @@ def test_what_is_no_model_is_a_message(
         "model",
         {"x": np.zeros(1)},
         {"classes": CLASSES, "background": 0},
-        store.Header("model", "psl", {"method": "psl"}, "test"),
+        store.Header("model", "hologram", {"method": "hologram"}, "test"),
     )
     (tmp_path / "text.json").write_text("no JSON")
     for path, words in (
@@ -302,7 +302,7 @@ def test_what_is_no_model_is_a_message(
         (tmp_path / "none.json", "no such artifact"),
         (tmp_path / "text.json", "not a manifest"),
         (tags.path, "this is tags, model expected"),
-        (later.path, "made by method 'psl'; models of segment can be opened"),
+        (later.path, "made by method 'hologram'; models of segment, psl can be opened"),
     ):
         assert call(path, photos, "--out", tmp_path / "out") == 2
         said = capsys.readouterr().err

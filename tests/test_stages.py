@@ -70,6 +70,7 @@ CASES = {
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
+    "psl": case("psl", {**SEGMENT, "prohibit_after": 0.5}, KNOW, labels="labels", weights="weights"),
     "relabel": case("relabel", {"crf": True, "rescue": 0.001}, KNOW, model="model"),
     "relabel-covered": case("relabel", {"images": "covered"}, KNOW, model="model", covered="few"),
     "simple": case("simple", {}, KNOW, saliency="saliency"),
@@ -348,6 +349,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 JOURNAL, CHECKPOINT = "pipeline.core.store:log", "pipeline.core.loop:Checkpoint.save"
 SHORT = {**TINY, "epochs": 0.2}
+LATER = {**SHORT, "width": 16, "prohibit_after": 0.13}  # its own masks teach in the last of three iterations alone
 # What dies at the first finished shard, and what at the first checkpoint.
 KILLED = {
     "saliency": (JOURNAL, case("saliency", {}, SEE)),
@@ -366,6 +368,7 @@ KILLED = {
     "erase": (CHECKPOINT, case("erase", {**ERASE, **SHORT}, KNOW, seeds="seeds", weights="weights")),
     "triplet": (CHECKPOINT, case("triplet", {**TRIPLET, "epochs": 0.5}, SEE, patches="patches", weights="weights")),
     "segment": (CHECKPOINT, case("segment", {**SHORT, "width": 16}, SEE, labels="few", weights="weights")),
+    "psl": (CHECKPOINT, case("psl", LATER, KNOW, labels="few", weights="weights")),
 }
 
 
@@ -448,6 +451,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "soft": case("soften", {}, SEE, seeds="seeds"),
         "hard": case("harden", {}, SEE, soft="simple"),
         "enhanced": case("relabel", {"images": "covered"}, KNOW, model="model", covered="simple"),
+        "psl": case("psl", {**one, "width": 16}, KNOW, labels="again", weights="random"),
     }
     assert {about.method for about in chain.values()} == set(METHODS) - {"imagenet"}
     collage.write(tmp_path / "photos", train=1, val=1, seed=0)

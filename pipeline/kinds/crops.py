@@ -24,7 +24,8 @@ class Crops:
     tags: bool [N,C] → sample["tags"], the row's. label(i): uint8 [h,w] at the photograph's size → sample["label"] u8
     [crop,crop]. soft(i): slots u8 [K] and probabilities f32 [K,h,w] → sample["slots"] and sample["soft"] f32
     [K,crop,crop], bilinear. erase(i): bool [h,w], filled with `fill` before any augmentation, so that erased regions
-    move with the image. Outside the photograph: `fill`, VOID, and probabilities of 0.
+    move with the image. inside: sample["inside"] bool [crop,crop], which pixels are the photograph's; a label of VOID
+    does not say it. Outside the photograph: `fill`, VOID, probabilities of 0, False.
     """
 
     photographs: Artifact
@@ -36,6 +37,7 @@ class Crops:
     label: Callable[[int], np.ndarray] | None = None
     soft: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
     erase: Callable[[int], np.ndarray] | None = None
+    inside: bool = False
 
     def __call__(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         rgb = image(self.photographs, i)
@@ -62,6 +64,10 @@ class Crops:
             soft = np.zeros((len(probabilities), self.crop, self.crop), np.float32)
             soft[:, *place] = resize_maps(probabilities[:, *window], *resized)
             sample["soft"] = np.ascontiguousarray(soft[..., ::-1] if mirror else soft)
+        if self.inside:
+            inside = np.zeros((self.crop, self.crop), bool)
+            inside[place] = True
+            sample["inside"] = np.ascontiguousarray(inside[:, ::-1] if mirror else inside)
         return sample
 
     def _window(

@@ -9,7 +9,7 @@ Legend: B photographs of one size, C classes, K of them possible, h x w the phot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from pipeline.core.train import autocast
 from pipeline.kernels.densecrf import DeepLabKernels, dense_crf
 from pipeline.kinds.classes import background, names
 from pipeline.networks.pictures import resized, to_tensor
+from pipeline.networks.prohibitive import Prohibitive, load_prohibitive
 from pipeline.networks.segmenter import Segmenter, load_segmenter
 from pipeline.networks.states import for_inference
 from pipeline.networks.trunk import SMALLEST
@@ -65,21 +66,75 @@ class SegmenterNetwork:
     flip: bool
 
     def probabilities(self, rgb: np.ndarray | Tensor, possible: np.ndarray | Tensor | None = None) -> Tensor:
-        photographs = batch_of(rgb).to(self.device)
-        size = photographs.shape[2:]
-        total = None
+        total, count = torch.zeros(()), len(self.scales) * (1 + self.flip)
         with torch.no_grad():
-            for scale in self.scales:
-                x = resized(photographs, *(max(SMALLEST, round(side * scale)) for side in size))
-                for mirrored in (False, True) if self.flip else (False,):  # one after the other: half the memory
-                    with autocast(self.device, self.precision):
-                        logits = self.model(x.flip(3) if mirrored else x)
-                    scores = F.interpolate(logits.float().softmax(1), size, mode="bilinear", align_corners=False)
-                    scores = scores.flip(3) if mirrored else scores
-                    total = scores if total is None else total + scores
-            if total is None:
-                raise ValueError("scales is empty; at least one expected")
-            return gated(total / (len(self.scales) * (1 + self.flip)), possible)
+            for x, back in looks(batch_of(rgb).to(self.device), self.scales, self.flip):
+                with autocast(self.device, self.precision):
+                    logits = self.model(x)
+                total = total + back(logits)
+            return gated(total / count, possible)
+
+
+@dataclass(frozen=True)
+class ProhibitiveNetwork:
+    """A `Prohibitive` behind the door: as a `Segmenter`, but it says itself which classes are possible.
+
+    v, the probability that a class is in the photograph, is averaged over scales and mirror images like those of its
+    pixels. Where v is below the gate the class is impossible (Wei et al., CVPR 2017, arXiv 1703.08448, section 3.2);
+    the background never is. Where there is no background, the most probable class never is (ours).
+    """
+
+    model: Prohibitive
+    classes: list[str]
+    background: int | None
+    max_side: int | None
+    device: str
+    precision: str
+    scales: Sequence[float]
+    flip: bool
+    gate: float
+
+    def probabilities(self, rgb: np.ndarray | Tensor, possible: np.ndarray | Tensor | None = None) -> Tensor:
+        """As `Network.probabilities`. Classes that are given as possible replace the gate: they are known, and what the
+        network thinks of them no longer counts (the paper's result with ground-truth tags at test time)."""
+        total, sure, count = torch.zeros(()), torch.zeros(()), len(self.scales) * (1 + self.flip)
+        with torch.no_grad():
+            for x, back in looks(batch_of(rgb).to(self.device), self.scales, self.flip):
+                with autocast(self.device, self.precision):
+                    answer = self.model(x)
+                total, sure = total + back(answer.logits), sure + answer.scores.sigmoid()
+            return gated(total / count, self.let_pass(sure / count) if possible is None else possible)
+
+    def let_pass(self, sure: Tensor) -> Tensor:
+        """v float [B,F] of the foreground → the classes that stay possible, bool [B,C]."""
+        likely = sure >= self.gate
+        if self.background is None:
+            likely = likely.scatter(1, sure.argmax(1, keepdim=True), True)
+        passed = torch.ones(len(sure), len(self.classes), dtype=torch.bool, device=sure.device)
+        passed[:, list(self.model.foreground)] = likely
+        return passed
+
+
+def looks(
+    photographs: Tensor, scales: Sequence[float], flip: bool
+) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """A batch uint8 [B,3,h,w] in every size, and mirrored: what the network is shown, and the function that brings its
+    logits [B,C,·,·] to probabilities float32 [B,C,h,w]."""
+    if not scales:
+        raise ValueError("scales is empty; at least one expected")
+    size = photographs.shape[2:]
+
+    def straight(logits: Tensor) -> Tensor:
+        return F.interpolate(logits.float().softmax(1), size, mode="bilinear", align_corners=False)
+
+    def mirrored(logits: Tensor) -> Tensor:
+        return straight(logits).flip(3)
+
+    for scale in scales:
+        x = resized(photographs, *(max(SMALLEST, round(side * scale)) for side in size))
+        yield x, straight
+        if flip:  # after the other, not beside it: half the memory
+            yield x.flip(3), mirrored
 
 
 def batch_of(rgb: np.ndarray | Tensor) -> Tensor:
@@ -121,8 +176,17 @@ def open_segmenter(artifact: Artifact, device: str, precision: str, scales: Sequ
     return SegmenterNetwork(model, names(artifact), background(artifact), side, device, precision, tuple(scales), flip)
 
 
+def open_psl(artifact: Artifact, device: str, precision: str, scales: Sequence[float], flip: bool) -> Network:
+    model = for_inference(load_prohibitive(artifact), device)
+    about = names(artifact), background(artifact), artifact.meta.get("max_side")
+    return ProhibitiveNetwork(model, *about, device, precision, tuple(scales), flip, artifact.meta["gate"])
+
+
 # By the method that made the model. A literal, so that a stage's code digest follows the methods by name.
-DOORS: dict[str, Callable[[Artifact, str, str, Sequence[float], bool], Network]] = {"segment": open_segmenter}
+DOORS: dict[str, Callable[[Artifact, str, str, Sequence[float], bool], Network]] = {
+    "segment": open_segmenter,
+    "psl": open_psl,
+}
 
 
 def open_network(
@@ -155,11 +219,11 @@ def refined_probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One photograph uint8 [h,w,3] → ids of its possible classes, int64 [K], and their probabilities, float32 [K,h,w].
 
-    possible: bool [C], None: all. crf: refined by the dense CRF of DeepLab-v2.
+    possible: bool [C], None: all that the network gives any probability. crf: refined by the dense CRF of DeepLab-v2.
     """
     mask = None if possible is None else np.asarray(possible)[None]
     scores = network.probabilities(rgb[None], mask)[0]
-    ids = np.arange(len(scores)) if possible is None else np.flatnonzero(possible)
+    ids = np.flatnonzero((scores.amax((1, 2)) > 0).cpu().numpy() if possible is None else possible)
     chosen = scores.cpu().numpy()
     chosen = chosen if len(ids) == len(chosen) else chosen[ids]
     return ids, refine(rgb, chosen) if crf else chosen

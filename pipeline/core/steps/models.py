@@ -20,4 +20,21 @@ class Segment(CropTraining):
     epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")
 
 
-ModelsStep = Segment
+class Psl(Segment):
+    takes: ClassVar[dict[str, str]] = {
+        "photographs": "photographs",
+        "tags": "tags",
+        "labels": "labels",
+        "weights": "weights",
+    }
+    stage: ClassVar[str] = "psl"
+    method: Literal["psl"] = "psl"  # type: ignore[assignment]
+    gate: float = Field(
+        0.1, ge=0, lt=1, description="at test time a class less probable in the image than this is impossible; 0: none"
+    )
+    prohibit_after: float = Field(
+        1.0, ge=0, description="ours: epochs before the network learns from its own masks as well"
+    )
+
+
+ModelsStep = Segment | Psl
