@@ -149,7 +149,7 @@ def test_tags_limit_the_classes(
     assert (mask_of(tmp_path / "none" / "b.png") == 1).all()
     table.write_text("image,tags\na,cat\n")
     assert call(undecided, photos, "--out", tmp_path / "rest", "--tags", table) == 0
-    assert f"1 photos are not in {table}: every class is possible there" in capsys.readouterr().out
+    assert f"1 photos are not in {table}: there the network alone decides" in capsys.readouterr().out
     assert (mask_of(tmp_path / "rest" / "b.png") == 3).all()
 
 
