@@ -383,6 +383,27 @@ def test_every_column_can_be_sorted(made: tuple[House, str]) -> None:
             assert len(re.findall(r"<td", row)) == len(heads) - 1
 
 
+def luminance(colour: np.ndarray) -> float:
+    """Relative luminance of sRGB 0..1 (WCAG 2)."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_numbers_on_the_heat_can_be_read_in_light_and_in_dark() -> None:
+    """Whatever the value, WCAG's 4.5 to 1."""
+    light, dark = (page.TEMPLATES / "style.css.j2").read_text().split("prefers-color-scheme: dark")
+    for part in (light, dark):
+        found = dict(re.findall(r"--(\w+): #?([0-9a-f]+)", part))
+        digits = {
+            name: text if len(text) == 6 else "".join(2 * letter for letter in text) for name, text in found.items()
+        }
+        ink, card, green = (np.array(list(bytes.fromhex(digits[name]))) / 255 for name in ("ink", "card", "s4"))
+        for value in np.linspace(0, 1, 11):
+            share = value * int(found["heat"]) / 100
+            bright = sorted(luminance(colour) for colour in (ink, card * (1 - share) + green * share))
+            assert (bright[1] + 0.05) / (bright[0] + 0.05) >= 4.5
+
+
 def test_recipes_are_shown_on_the_same_photographs(made: tuple[House, str]) -> None:
     text = made[1]
     for title in ("Predictions of every recipe", "Labels of every recipe"):
