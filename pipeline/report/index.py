@@ -146,7 +146,7 @@ def stages_of(scores: Sequence[Score]) -> str:
 
 
 def labels_note(scores: Sequence[Score]) -> str:
-    return f"{stages_of(scores)}, {np.mean([score.coverage for score in scores]):.0%} labelled" if scores else ""
+    return f"{stages_of(scores)}, {np.mean([score.coverage for score in scores]):.0%}" if scores else ""
 
 
 def best_note(scores: Sequence[Score]) -> str:
@@ -159,7 +159,7 @@ def time_cell(runs: Sequence[Run]) -> Cell:
     if math.isnan(mean):
         return Cell("–", "not measured")
     left_out = sum(cost["missing"] for cost in found)
-    note = f"{left_out} of {sum(len(run.stages) for run in runs)} jobs not measured" if left_out else ""
+    note = f"{left_out} job{'s' * (left_out > 1)} not measured" if left_out else ""
     return Cell(duration(mean), note, mean)
 
 
