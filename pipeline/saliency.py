@@ -35,7 +35,7 @@ from pipeline.core.job import InputError, Job
 from pipeline.core.processes import over_processes
 from pipeline.core.steps.labels import Saliency
 from pipeline.kinds import photographs
-from pipeline.kinds.pixels import reduced
+from pipeline.kinds.pixels import reduced, touching
 
 U8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
@@ -117,7 +117,7 @@ def robust_background(rgb: U8, regions: int = 250) -> F32:
     compactness = COMPACTNESS / np.ptp(lab)  # because slic stretches what it is given to [0, 1]
     labels = slic(lab, regions, compactness, SLIC_ROUNDS, SLIC_BLUR, convert2lab=False, start_label=0)
     colour, position = _region_means(labels, lab)
-    pairs = _neighbours(labels)
+    pairs = touching(labels)
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     connectivity = _boundary_connectivity(colour, pairs, border)
     background = 1 - np.exp(-(connectivity**2) / (2 * SIGMA_BORDER**2))
@@ -187,14 +187,6 @@ def _region_means(labels: Int, lab: F32) -> tuple[Real, Real]:
     sums = [np.bincount(flat, values.ravel()) for values in (*lab.transpose(2, 0, 1), y, x)]
     means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
     return means[:, :3], means[:, 3:]
-
-
-def _neighbours(labels: Int) -> Int:
-    """Pairs of regions that share an edge, each once and the smaller label first: [H, W] -> [E, 2]."""
-    one = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
-    other = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
-    low, high, count = np.minimum(one, other), np.maximum(one, other), labels.max() + 1
-    return np.stack(np.divmod(np.unique((low * count + high)[low < high]), count), axis=1)
 
 
 def _boundary_connectivity(colour: Real, pairs: Int, border: Int) -> Real:

@@ -12,6 +12,7 @@ import planted
 from PIL import Image
 
 from pipeline.core import show
+from pipeline.kinds.hypotheses import Hypotheses
 from pipeline.kinds.pixels import VOID
 from pipeline.report import facts, gallery
 from pipeline.report.dataset import Dataset
@@ -72,6 +73,19 @@ def test_every_maker_of_seeds_is_shown_as_heat_and_as_what_it_claims(tmp_path: P
         wanted = 0.35 * grey + 0.65 * np.array(show.round_colour(number))
         assert np.abs(by_round[place] - wanted).max() < 16
     assert np.ptp(by_round[45, 32]) < 12
+
+
+def test_the_best_hypothesis_of_each_cluster_is_outlined(tmp_path: Path) -> None:
+    album = one_photograph(tmp_path)
+    boxes = np.array([[8, 8, 40, 24], [10, 10, 20, 20], [8, 36, 40, 60]])
+    masks = [np.ones(tuple(box[2:] - box[:2]), bool) for box in boxes]
+    made = planted.hypotheses(tmp_path / "h.json", [Hypotheses(boxes, np.array([0, 0, 1]), masks)])
+    (cell,) = album.hypotheses(made, "search")(0)
+    assert (cell.title, cell.note) == ("search", "best of 2 clusters, 3 in all")
+    drawn = pictures(cell.src + '"')[0].astype(int)
+    lines = np.abs(drawn - 120).max(2) > 40
+    assert lines[24, [7, 8, 23, 24]].any() and lines[24, 34:38].any() and lines[24, 58:62].any()
+    assert not lines[24, 11:21].any() and not lines[48].any(), "the second of its cluster is not drawn"
 
 
 def test_a_photograph_without_tags_has_no_seeds(tmp_path: Path) -> None:

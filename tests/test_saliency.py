@@ -21,7 +21,7 @@ from pipeline import saliency as S
 from pipeline.core import store
 from pipeline.core.job import InputError
 from pipeline.core.steps.labels import Saliency
-from pipeline.kinds.pixels import reduced
+from pipeline.kinds.pixels import reduced, touching
 
 VOC = DATA_FOLDER / "voc_mini"
 Array = NDArray[np.floating[Any]]
@@ -195,7 +195,7 @@ def test_region_means_and_neighbours_equal_plain_loops() -> None:
         ys, xs = np.nonzero(labels == region)
         np.testing.assert_allclose(colour[region], lab[ys, xs].mean(0), rtol=1e-4)
         np.testing.assert_allclose(position[region], (ys.mean() / 20, xs.mean() / 33))
-    pairs = S._neighbours(labels)
+    pairs = touching(labels)
     assert len(pairs) == len(plain_neighbours(labels))
     assert {(int(a), int(b)) for a, b in pairs} == plain_neighbours(labels)
 
@@ -207,7 +207,7 @@ def test_boundary_connectivity_equals_floyd_warshall(noise: float) -> None:
     labels, border = regions_of(rgb)
     colour, _ = S._region_means(labels, S._lab(rgb))
     expected = plain_connectivity(colour, plain_neighbours(labels), border.tolist(), S.SIGMA_COLOUR)
-    np.testing.assert_allclose(S._boundary_connectivity(colour, S._neighbours(labels), border), expected)
+    np.testing.assert_allclose(S._boundary_connectivity(colour, touching(labels), border), expected)
 
 
 def test_a_background_cut_in_two_is_one_background() -> None:
@@ -229,7 +229,7 @@ def test_background_weighted_contrast_equals_plain_loops() -> None:
 def test_optimise_equals_a_dense_solve_and_nothing_near_costs_less() -> None:
     rng = np.random.default_rng(1)
     labels, _ = regions_of(noise_picture(30, 40))
-    pairs, count = S._neighbours(labels), labels.max() + 1
+    pairs, count = touching(labels), labels.max() + 1
     colour, background, foreground = rng.normal(0, 10, (count, 3)), rng.random(count), rng.random(count)
     like = {
         (a, b): np.exp(-sum((colour[a] - colour[b]) ** 2) / (2 * S.SIGMA_COLOUR**2)) + S.SMOOTH_FLOOR

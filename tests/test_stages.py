@@ -19,7 +19,7 @@ from conftest import CAM, ERASE, MINE, PATCHES, TINY, TRIPLET, content, demo_set
 from pipeline.core import cli, integrity, store
 from pipeline.core.steps import METHODS
 from pipeline.datasets import collage
-from pipeline.kinds import classes, labels, photographs, tags
+from pipeline.kinds import classes, hypotheses, labels, photographs, tags
 from pipeline.kinds.pixels import VOID
 
 SEE = ("photographs",)
@@ -50,6 +50,7 @@ CASES = {
     "colorization": case("proxy", PROXY, SEE),
     "jigsaw": case("proxy", {**TINY, "task": "jigsaw", "tile": 16, "permutations": 8}, SEE),
     "saliency-rbd": case("saliency", {}, SEE, same="saliency"),
+    "hypotheses": case("hypotheses", {"clusters": 5}, SEE),
     "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
     "cam": case("cam", CAM, KNOW, same="seeds", classifier="classifier"),
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
@@ -172,6 +173,14 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
             for i in covered.nonzero()[0]:  # tags, and only tags, can be in the labels
                 inside = set(np.unique(labels.labels_at(artifact, pictures, i))) - {0, VOID}
                 assert inside <= set(np.flatnonzero(table[i]))
+        case "hypotheses":
+            for i in range(count):
+                found, numbers = hypotheses.boxes(artifact, i), hypotheses.clusters(artifact, i)
+                masks = hypotheses.segments(artifact, i)
+                assert 1 <= len(found) == len(numbers) == len(masks)
+                assert (found[:, 2:] <= photographs.size(pictures, i)).all() and (found[:, :2] >= 0).all()
+                assert numbers[0] == 0 and numbers.max() < artifact.meta["clusters"] == 5
+                assert all(mask.any(0).all() and mask.any(1).all() for mask in masks), "boxes are tight"
         case "patches":
             assert artifact["box"].shape == (len(artifact.read("class")), 4)
             assert len(artifact.read("class")) > 0
@@ -307,6 +316,7 @@ SHORT = {**TINY, "epochs": 0.2}
 # What dies at the first finished shard, and what at the first checkpoint.
 KILLED = {
     "saliency": (JOURNAL, case("saliency", {}, SEE)),
+    "hypotheses": (JOURNAL, case("hypotheses", {"regions": [300]}, SEE)),
     "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
     "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
     "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
@@ -344,7 +354,9 @@ def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
     said = stage(about.stage, broken, about.settings, **inputs)
     assert content(straight) == content(broken)
     if where == JOURNAL:
-        assert "x.json: 2 of 66 images computed" in said
+        assert ("4 of 68" if name == "hypotheses" else "2 of 66") + " images computed" in said, (
+            "val counts where it has rows"
+        )
     else:
         assert "going on after iteration 1\n" in said
 
@@ -382,6 +394,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "random": case("random"),
         "proxy": case("proxy", {**one, "pixels": 16, "hidden": 16}, SEE),
         "saliency": case("saliency", {}, SEE),
+        "boxes": case("hypotheses", {}, SEE),
         "classifier": case("classify", one, KNOW, weights="proxy"),
         "seeds": case("cam", CAM, KNOW, classifier="classifier"),
         "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),

@@ -55,58 +55,53 @@ def unpack(boxes: np.ndarray, packed: np.ndarray) -> list[np.ndarray]:
     ends = np.cumsum(-(-sides.prod(1) // 8))
     if len(packed) != (ends[-1] if len(ends) else 0):
         raise ValueError(f"segments of {len(packed)} bytes, which are not those of {len(boxes)} boxes")
-    parts = np.split(packed, ends[:-1])
     return [
-        np.unpackbits(part, count=height * width).view(bool).reshape(height, width)
-        for part, (height, width) in zip(parts, sides.tolist(), strict=False)
+        np.unpackbits(packed[end - -(-height * width // 8) : end], count=height * width)
+        .view(bool)
+        .reshape(height, width)
+        for end, (height, width) in zip(ends.tolist(), sides.tolist(), strict=True)
     ]
 
 
+def as_row(pictures: store.Artifact, i: int, found: Hypotheses, clusters: int) -> store.Row:
+    """The hypotheses of photograph i as they are stored. clusters: as many as there may be.
+
+    Raises ValueError where they do not fit the photograph or each other.
+    """
+    corners, numbers, size = np.asarray(found.boxes), np.asarray(found.clusters), photographs.size(pictures, i)
+    about = f"hypotheses of photograph {i}"
+    if not corners.shape == (len(numbers), 4) == (len(found.segments), 4):
+        raise ValueError(
+            f"{about}: boxes {list(corners.shape)}, {len(numbers)} clusters and {len(found.segments)} segments found; "
+            "as many of each expected, four numbers a box"
+        )
+    if (corners[:, :2] < 0).any() or (corners[:, 2:] > size).any() or (corners[:, 2:] <= corners[:, :2]).any():
+        raise ValueError(f"{about}: boxes within its {size[0]} x {size[1]} pixels expected")
+    if not np.isin(numbers, np.arange(clusters)).all():
+        raise ValueError(f"{about}: clusters {np.unique(numbers).tolist()} found; 0 to {clusters - 1} expected")
+    for box, mask in zip(corners, found.segments, strict=True):
+        if mask.dtype != np.bool_ or mask.shape != tuple(box[2:] - box[:2]):
+            raise ValueError(
+                f"{about}: a segment {mask.dtype} {list(mask.shape)} found; bool of its box {box.tolist()} expected"
+            )
+    return {"boxes": corners, "cluster": numbers, "segments": pack(found.segments)}
+
+
 def write_hypotheses(
-    job: Job, rows: Sequence[int] | np.ndarray, find: Callable[[list[int]], Iterator[Hypotheses]], clusters: int
+    job: Job, rows: Sequence[int] | np.ndarray, find: Callable[[list[int]], Iterator[store.Row]], clusters: int
 ) -> None:
     """Write the hypotheses of these photographs; any other has none.
 
-    find(indices) yields one Hypotheses per index. clusters: as many as there may be.
-    Raises ValueError where they do not fit the photograph or each other.
+    find(indices) yields `as_row` of each index: who spreads photographs over processes packs the masks there.
+    clusters: as many as there may be in a photograph.
     """
-    pictures, chosen = job.photographs, {int(i) for i in rows}
-
-    def compute(indices: list[int]) -> Iterator[store.Row]:
-        for i, found in zip(indices, find(indices), strict=True):
-            _check(i, photographs.size(pictures, i), found, clusters)
-            yield {
-                "boxes": np.asarray(found.boxes).reshape(-1, 4),
-                "cluster": np.asarray(found.clusters),
-                "segments": pack(found.segments),
-            }
-
+    chosen = {int(i) for i in rows}
     store.write_rows(
         job.out,
         job.header,
         ARRAYS,
         [key if i in chosen else None for i, key in enumerate(store.row_keys(job.header, job.inputs))],
-        compute,
+        find,
         meta={"clusters": clusters},
-        axes="hypothesis of a photograph, …",
+        axes="hypothesis, side",
     )
-
-
-def _check(i: int, size: tuple[int, int], found: Hypotheses, clusters: int) -> None:
-    boxes = np.asarray(found.boxes).reshape(-1, 4)
-    numbers = np.asarray(found.clusters)
-    if not len(boxes) == len(numbers) == len(found.segments):
-        raise ValueError(
-            f"hypotheses of photograph {i}: {len(boxes)} boxes, {len(numbers)} clusters and {len(found.segments)} "
-            "segments found; expected as many of each"
-        )
-    if (boxes[:, :2] < 0).any() or (boxes[:, 2:] > size).any() or (boxes[:, 2:] <= boxes[:, :2]).any():
-        raise ValueError(f"hypotheses of photograph {i}: boxes expected within its {size[0]} x {size[1]} pixels")
-    if not np.isin(numbers, np.arange(clusters)).all():
-        raise ValueError(f"hypotheses of photograph {i}: clusters expected within 0 … {clusters - 1}")
-    for box, mask in zip(boxes, found.segments, strict=True):
-        if mask.dtype != np.bool_ or mask.shape != (box[2] - box[0], box[3] - box[1]):
-            raise ValueError(
-                f"hypotheses of photograph {i}: a segment {mask.dtype} {list(mask.shape)} for the box {box.tolist()}; "
-                "bool of the box's size expected"
-            )

@@ -42,6 +42,14 @@ def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
     return array[rows[:, None], columns[None, :]]
 
 
+def touching(labels: np.ndarray) -> np.ndarray:
+    """Pairs of regions that share an edge, each once and the smaller label first: integers [h,w] → [E,2]."""
+    one = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
+    other = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
+    low, high, count = np.minimum(one, other), np.maximum(one, other), labels.max() + 1
+    return np.stack(np.divmod(np.unique((low * count + high)[low < high]), count), axis=1)
+
+
 def from_grid(maps: np.ndarray, grid: int, h: int, w: int) -> np.ndarray:
     """Maps [K,g,g] with one cell per grid x grid pixels → [K,h,w]: bilinear for scores, nearest for integers."""
     maps = np.asarray(maps)[:, : -(-h // grid), : -(-w // grid)]

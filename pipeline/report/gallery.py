@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core import metrics, show
 from pipeline.core.store import Artifact
-from pipeline.kinds import classes, labels, photographs, seeds, soft, tags
+from pipeline.kinds import classes, hypotheses, labels, photographs, seeds, soft, tags
 from pipeline.kinds.pixels import VOID, resize_image, resize_nearest
 from pipeline.report.dataset import Dataset
 from pipeline.report.embedding import patch_images
@@ -123,6 +123,22 @@ class Album:
             h, w = photographs.size(self.data.photographs, i)
             grey = thumbnail(np.repeat(np.asarray(artifact["saliency"][i, :h, :w])[..., None], 3, 2), self.side)
             return [Cell(show.data_uri(grey), title)]
+
+        return cells
+
+    def hypotheses(self, artifact: Artifact, title: str) -> Maker:
+        """The outline of the best segment of each cluster."""
+
+        def cells(i: int) -> list[Cell]:
+            boxes, segments = hypotheses.boxes(artifact, i), hypotheses.segments(artifact, i)
+            numbers, best = np.unique(hypotheses.clusters(artifact, i), return_index=True)
+            regions = np.zeros((len(best), *photographs.size(self.data.photographs, i)), bool)
+            for region, k in zip(regions, best, strict=True):
+                y0, x0, y1, x1 = boxes[k]
+                region[y0:y1, x0:x1] = segments[k]
+            small = [self.small(i, region) for region in regions]
+            drawn = show.outline(self.photo(i), np.array(small, bool), numbers + 1)
+            return [Cell(show.data_uri(drawn), title, f"best of {len(best)} clusters, {len(boxes)} in all")]
 
         return cells
 

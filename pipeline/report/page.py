@@ -29,7 +29,14 @@ from pipeline.report.ladder import Score, Stage, read_stages, scores_of
 
 PATCHES = 300  # in an embedding map
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-PICTURES = {"saliency": 1, "seeds": 2, "labels": 1, "soft": 2, "model": 2}  # of one photograph, by kind
+PICTURES = {
+    "saliency": 1,
+    "hypotheses": 1,
+    "seeds": 2,
+    "labels": 1,
+    "soft": 2,
+    "model": 2,
+}  # of one photograph, by kind
 
 
 def ladder_chart(scores: Sequence[Score]) -> str:
@@ -99,7 +106,8 @@ def galleries(
 ) -> dict[str, list[Strip]]:
     """Strips of training images through every stage, and of validation images through every model."""
     album = Album(data, thumbnail_side(count * (4 + sum(PICTURES.get(stage.kind, 0) for stage in stages))))
-    draw = {"saliency": album.saliency, "seeds": album.seeds, "labels": album.labels, "soft": album.soft}
+    draw = {"saliency": album.saliency, "hypotheses": album.hypotheses, "seeds": album.seeds}
+    draw |= {"labels": album.labels, "soft": album.soft}
     makers = [draw[stage.kind](stage.artifact, stage.name) for stage in stages if stage.kind in draw]
     split = "score" if len(photographs.split(data.photographs, "score")) else "train"
     train = choose_images(data, stages, split, count) if makers else []

@@ -1,4 +1,4 @@
-"""Settings of the methods that make seeds: tag classifiers, and where they look."""
+"""Settings of the methods that make seeds: tag classifiers, and where they look; and of what seeds are made from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core.steps.base import Claims, CropTraining, Kind, Scales, Stride, views
+from pipeline.core.steps.base import Claims, CropTraining, Kind, Scales, Step, Stride, views
 
 
 class Classify(CropTraining):
@@ -65,6 +65,27 @@ class Mine(Claims):
         return views(self.scales, self.flip) + 1
 
 
+class Hypotheses(Step):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs"}
+    makes: ClassVar[Kind] = "hypotheses"
+    stage: ClassVar[str] = "hypotheses"
+    seeded: ClassVar[bool] = False
+    method: Literal["hypotheses"] = "hypotheses"
+    regions: Scales = Field(
+        (50.0, 150.0, 300.0), description="k of Felzenszwalb's first regions: the larger, the fewer"
+    )
+    smallest: float = Field(0.005, ge=0, lt=1, description="share of the photograph that a box covers at least")
+    slimmest: float = Field(
+        4.0, ge=1, description="a box is at most this many times as long as wide, or as wide as long"
+    )
+    overlap: float = Field(0.9, gt=0, le=1, description="a box of more IoU with a better one is left out")
+    most: int = Field(200, ge=1, description="hypotheses of a photograph")
+    clusters: int = Field(10, ge=1, le=256, description="clusters of similar boxes in a photograph")
+
+    def seconds(self, side: int) -> float:
+        return 4.0 * len(self.regions)
+
+
 class Hcp(Classify):
     takes: ClassVar[dict[str, str]] = {
         "photographs": "photographs",
@@ -112,4 +133,4 @@ class Vote(Claims):
         return 0.5 + 0.2e6 / (side * side)  # the comparison costs a photograph as much, however large it is
 
 
-SeedsStep = Classify | Cam | Erase | Mine | Hcp | Vote
+SeedsStep = Classify | Cam | Erase | Mine | Hypotheses | Hcp | Vote
