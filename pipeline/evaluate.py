@@ -1,11 +1,12 @@
 """Scores of an artifact against the true masks, at original resolution.
 
-Seeds and labels are scored on split `score` (training images with masks), models on split `val`: the two are never
-mixed up, because every number carries its split. Seeds are scored as what they claim, and at many thresholds (label =
-best-scoring tag where its score exceeds t, else background; else nothing where the data set has no background).
+Seeds and labels, hard and soft, are scored on split `score` (training images with masks), models on split `val`: the
+two are never mixed up, because every number carries its split. Seeds are scored as what they claim, and at many
+thresholds (label = best-scoring tag where its score exceeds t, else background; else nothing where the data set has no
+background); soft labels as the most probable class.
 
-Reads: photographs, masks, and one of seeds, labels, model. Makes: metrics = confusion int64 [splits, thresholds, C,
-C+1]. Cost: one pass over the split; for a model, its inference.
+Reads: photographs, masks, and one of seeds, labels, soft, model. Makes: metrics = confusion int64 [splits, thresholds,
+C, C+1]. Cost: one pass over the split; for a model, its inference.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, images_at_once
 from pipeline.core.metrics import bands, confusion, miou
 from pipeline.core.processes import over_processes
-from pipeline.kinds import classes, labels, masks, photographs, seeds
+from pipeline.kinds import classes, labels, masks, photographs, seeds, soft
 from pipeline.kinds.pixels import VOID, resize_nearest
 
-SPLIT = {"seeds": "score", "labels": "score", "model": "val"}
+SPLIT = {"seeds": "score", "labels": "score", "soft": "score", "model": "val"}
 CLAIMED = "claimed"  # in place of a threshold
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
 Levels = list[float | str | None]  # what the thresholds are; None: there is none
@@ -93,6 +94,17 @@ def labels_counter(
     return count, [None]
 
 
+def soft_counter(
+    pictures: store.Artifact, truths: store.Artifact, source: store.Artifact, *_: object
+) -> tuple[Count, Levels]:
+    def count(i: int) -> np.ndarray:
+        truth = masks.true_mask(truths, i)
+        found = soft.most_probable(*soft.soft_at(source, pictures, i), soft.labelled_at(source, pictures, i))
+        return confusion(truth, resize_nearest(found, *truth.shape), len(classes.names(source)))[None]
+
+    return count, [None]
+
+
 def model_counter(
     pictures: store.Artifact,
     truths: store.Artifact,
@@ -101,7 +113,7 @@ def model_counter(
     device: str,
     precision: str,
 ) -> tuple[Count, Levels]:
-    from pipeline.networks.door import open_network, predict_labels  # torch, which seeds and labels need not wait for
+    from pipeline.networks.door import open_network, predict_labels  # torch, which the others need not wait for
 
     network = open_network(model, device, precision, settings.scales, settings.flip)
 
@@ -117,6 +129,7 @@ def model_counter(
 COUNTERS: dict[str, Callable[..., tuple[Count, Levels]]] = {
     "seeds": seeds_counter,
     "labels": labels_counter,
+    "soft": soft_counter,
     "model": model_counter,
 }
 
@@ -132,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--of", type=Path, required=True, help="manifest of seeds, labels or a model")
+    parser.add_argument("--of", type=Path, required=True, help="manifest of seeds, labels, soft labels or a model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", default="{}", help="JSON of the `evaluate:` block of config.yaml")
     cli.add_compute(parser)
@@ -165,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
     split = SPLIT[scored.kind]
     rows = photographs.split(pictures, split)
     rows = rows[masks.has_mask(truths)[rows]]
-    if scored.kind == "labels":
+    if scored.kind in ("labels", "soft"):
         rows = rows[scored.read("covered")[rows]]
     if network:
         cli.limit_threads(args.threads)

@@ -2,10 +2,11 @@
 
 The tag constraint is AE-PSL's and STC's (argmax over the background and the image's tags); the thresholds are those of
 semi-supervised training (Zhao et al. 2021, section 4); the CRF is optional. `images: covered` labels only the images
-that the labels before cover, as STC does with its simple images first.
+that the labels before cover, as STC does with its simple images first. `rescue` (ours, for STC's complex images) leaves
+no tag of an image without pixels.
 
-Reads: photographs, tags, model, covered (labels, optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost: one
-inference pass over the images.
+Reads: photographs, tags, model, covered (labels or soft, optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost:
+one inference pass over the images.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pipeline.kinds import tags as said
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.door import open_network, refine, refined_probabilities
 
+RESCUED = 0.01  # share of the pixels that a rescued class gets (ours)
+
 
 def decide(scores: np.ndarray, ids: np.ndarray, background: int | None, settings: Relabel) -> np.ndarray:
     """Probabilities [K,h,w] of the classes `ids` → labels uint8 [h,w]; below their threshold 255."""
@@ -32,6 +35,31 @@ def decide(scores: np.ndarray, ids: np.ndarray, background: int | None, settings
     needed = np.where(plain, settings.background, settings.foreground)
     found[scores.max(0) < needed] = VOID
     return found
+
+
+def rescue(found: np.ndarray, scores: np.ndarray, lost: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Labels uint8 [h,w] in which each lost class has the RESCUED share of the pixels, where it is most probable and
+    whatever stood there. Where two lost classes meet, the more probable one has the pixel.
+
+    scores: [K,h,w] of the classes `ids`, before any CRF, which leaves of a lost class nothing to rank. lost: bool [K].
+    """
+    count = max(1, round(RESCUED * found.size))
+    out, best = found.ravel().copy(), np.zeros(found.size, scores.dtype)
+    for k in np.flatnonzero(lost):
+        score = scores[k].ravel()
+        top = np.argsort(-score, kind="stable")[:count]
+        top = top[score[top] > best[top]]
+        out[top], best[top] = ids[k], score[top]
+    return out.reshape(found.shape)
+
+
+def lost_classes(scores: np.ndarray, own: np.ndarray, share: float) -> np.ndarray:
+    """Which classes of the image's own, bool [K], win less than this share of the pixels of scores [K,h,w]: bool [K].
+
+    Before thresholds: a class that wins pixels and is unsure of them is not lost.
+    """
+    won = np.bincount(scores.argmax(0).ravel(), minlength=len(scores))
+    return own & (won < share * scores[0].size)
 
 
 def run(job: Job) -> None:
@@ -45,20 +73,22 @@ def run(job: Job) -> None:
     network = open_network(model, job.device, job.precision, settings.scales, settings.flip)
     background = classes.background(model)
     table = said.tags(tags)
+    allowed = table.copy()
     if background is not None:
-        table[:, background] = True
+        allowed[:, background] = True
 
     def possible(i: int) -> np.ndarray | None:
         # Without a background an untagged image would have no class at all: there every class is possible.
-        return table[i] if settings.tags and table[i].any() else None
+        return allowed[i] if settings.tags and allowed[i].any() else None
 
     def predict(i: int) -> tuple[int, np.ndarray, np.ndarray]:
         return i, *refined_probabilities(network, photographs.image(pictures, i), possible(i))
 
     def settle(item: tuple[int, np.ndarray, np.ndarray]) -> np.ndarray:
         i, ids, scores = item
-        scores = refine(photographs.image(pictures, i), scores) if settings.crf else scores
-        return decide(scores, ids, background, settings)
+        refined = refine(photographs.image(pictures, i), scores) if settings.crf else scores
+        found = decide(refined, ids, background, settings)
+        return rescue(found, scores, lost_classes(refined, table[i, ids], settings.rescue), ids)
 
     def label(some: list[int]) -> Iterator[np.ndarray]:
         # A few at a time: on a GPU the network comes first, then the CRF on all cores.

@@ -112,6 +112,25 @@ def test_unlabelled_pixels_are_background_where_there_is_one_and_missed_where_no
 
 
 @pytest.mark.parametrize("background", [0, None])
+def test_soft_labels_are_scored_as_the_most_probable_class(background: int | None, tmp_path: Path) -> None:
+    """The same stripes as above in cells of 16 pixels, at probabilities of 0.4 to 0.6; half a stripe is unlabelled."""
+    given = world(tmp_path, background)
+    maps, slots = np.zeros((4, 3, 6, 6)), np.array([[1, 0, 2], [3, 0, 255], [255] * 3, [255] * 3])
+    for k, column in enumerate((1, 3, 4, 5)):
+        own = (0, 1, 2, 2)[k]
+        maps[0, :, :4, column] = 0.2
+        maps[0, own, :4, column] = 0.6
+    maps[1, 0], maps[1, 1] = 0.6, 0.4
+    covered = np.array([1, 1, 0, 0])
+    soft = planted.soft(tmp_path / "soft.json", maps, slots, 16, 4, covered=covered, background=background)
+    pictures = [stripes(64, 1, 0, 2), plain(32, 64, PALETTE[3]), stripes(64, 1, 1), stripes(64, 2, 2)]
+    given["photographs"] = planted.photographs(tmp_path / "p.json", pictures, train=[1, 2, 3], score=[0, 2, 3]).path
+    found = scored(given, soft.path, tmp_path / "metrics.json")
+    assert (found.meta["of"], found.meta["thresholds"], found.meta["images"]) == ("soft", [None], {"score": 1})
+    np.testing.assert_array_equal(found.read("confusion")[0, 0], LABELLED)
+
+
+@pytest.mark.parametrize("background", [0, None])
 def test_seeds_are_scored_as_what_they_claim_and_at_thresholds(background: int | None, tmp_path: Path) -> None:
     """One photograph 32 x 64: class 2 claims its left quarter, with a score of 0.8 over its left half."""
     truth = np.full((32, 64), 1, np.uint8)
@@ -195,7 +214,7 @@ def test_what_cannot_be_scored_is_a_message(given: dict[str, Path], tmp_path: Pa
         assert said.startswith("error: ") and "Traceback" not in said
         return said
 
-    assert "tags cannot be scored; seeds, labels, model can" in refused(of=given["tags"])
+    assert "tags cannot be scored; seeds, labels, soft, model can" in refused(of=given["tags"])
     assert "no such artifact" in refused(of=tmp_path / "none.json")
     assert "this is tags, masks expected" in refused(of=given["model"], masks=given["tags"])
     other = planted.labels(tmp_path / "l.json", [np.zeros((9, 9), np.uint8)], 96, 4, names=["a", "b", "c", "d"])

@@ -113,6 +113,6 @@ def test_soft_labels_show_how_likely_objects_are_and_the_likeliest_class(tmp_pat
     drawn = pictures(best.src + '"')[0].astype(int)
     assert drawn[20, 56, 0] > drawn[20, 56, 1] + 40
     assert np.ptp(drawn[20, 8]) < 12
-    # Class 1 on the right in rows 0 to 49, where the last of its cells fades out; 255 below counts as background.
-    assert best.note == f"this image: {100 * (1 - 50 * 32 / 64**2):.0f} %"
+    # Class 1 on the right in rows 0 to 47, the last with a labelled cell; 255 below counts as background.
+    assert best.note == f"this image: {100 * (1 - 48 * 32 / 64**2):.0f} %"
     assert [cell.note for cell in album.soft(made, "soften")(1)] == ["not labelled", ""]

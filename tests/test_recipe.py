@@ -139,14 +139,18 @@ def test_a_second_role_of_a_kind_takes_the_next_nearest(monkeypatch: pytest.Monk
         played("few merge")
 
 
-def test_hard_and_soft_labels_stand_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearer of the two. No method makes soft labels yet, so one is made to."""
-    monkeypatch.setattr(METHODS["relabel"], "makes", "soft")
-    steps = "few imagenet classify cam crf ce relabel"
-    ce = "seed0/few/imagenet/classify/cam/crf/ce"
-    assert played(f"{steps} ce")["labels"].endswith("/ce/relabel/soft.json")
-    assert played(f"{steps} few ce")["labels"] == "seed0/few/labels.json"
-    assert ce not in played(steps).values()
+def test_hard_and_soft_labels_stand_for_each_other() -> None:
+    """The nearer of the two: I-DCNN learns from the simple images' soft labels, E-DCNN from hard ones of the same."""
+    assert played("imagenet saliency simple ce")["labels"] == "saliency/simple/soft.json"
+    assert played("imagenet saliency simple few ce")["labels"] == "seed0/few/labels.json"
+    initial = "seed0/imagenet/saliency/simple/ce"
+    enhanced = f"{initial}/relabel-simple/ce"
+    stc = "imagenet saliency simple ce relabel-simple"
+    assert played(stc)["covered"] == "saliency/simple/soft.json"
+    assert played(stc)["model"] == f"{initial}/model.json"
+    assert played(f"{stc} ce")["labels"] == f"{initial}/relabel-simple/labels.json"
+    assert played(f"{stc} ce relabel-all")["model"] == f"{enhanced}/model.json"
+    assert played(f"{stc} ce relabel-all ce")["weights"] == "imagenet/weights.json", "each network starts anew"
 
 
 def test_an_optional_role_may_stay_empty() -> None:
@@ -158,7 +162,7 @@ def test_an_optional_role_may_stay_empty() -> None:
     ("steps", "parts"),
     [
         ("imagenet cam crf ce", ["'r'", "step 2 'cam'", "it needs classifier,", "before 'cam': classify, erase"]),
-        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, masks, merge, relabel, uncut"]),
+        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, harden, masks, merge, relabel, "]),
         ("imagenet classify cam crf merge ce", ["step 5 'merge'", "labels made by 'masks' as 'true'", ": few, masks"]),
         ("imagenet classify cam mine", ["step 4 'mine'", "classifier made by 'erase'", ": erase"]),
         ("imagenet ce", ["step 2 'ce'", "it needs labels or soft,", "few"]),

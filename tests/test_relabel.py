@@ -35,6 +35,50 @@ def test_labels_need_their_thresholds(settings: dict, expected: list[int], witho
         assert found[0].tolist() == labels
 
 
+def rescued_slowly(found: np.ndarray, scores: np.ndarray, lost: list[int], ids: np.ndarray) -> np.ndarray:
+    """Every pixel on its own: which lost classes have it among their top 1 %, and which of them is most sure of it."""
+    out, pixels = found.copy(), list(np.ndindex(found.shape))
+    count = max(1, round(0.01 * len(pixels)))
+    tops = {k: set(sorted(pixels, key=lambda at: (-scores[k][at], at))[:count]) for k in lost}
+    for at in pixels:
+        claims = [k for k in lost if at in tops[k]]
+        if claims:
+            out[at] = ids[max(claims, key=lambda k: scores[k][at])]
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rescued_class_has_its_most_probable_pixels_and_the_surer_of_two_wins(seed: int) -> None:
+    rng, ids = np.random.default_rng(seed), np.array([0, 2, 5, 7])
+    scores = 0.01 + rng.random((4, 30, 40)) * np.array([0.5, 0.05, 0.05, 0.5])[:, None, None]
+    scores[1:3, 10:14, 20:24] += 0.2  # the two lost ones are surest in the same 16 places
+    scores = (scores / scores.sum(0)).astype(np.float32)
+    found = relabel.decide(scores, ids, 0, Relabel(foreground=0.9, background=0.9))
+    lost = np.array([False, True, True, False])
+    out = relabel.rescue(found, scores, lost, ids)
+    np.testing.assert_array_equal(out, rescued_slowly(found, scores, [1, 2], ids))
+    assert 12 < np.isin(out, (2, 5)).sum() < 24, "12 pixels each, and some are claimed by both"
+    assert {2, 5} <= set(np.unique(out))
+    changed = out != found
+    assert (found == 255).mean() > 0.9 and np.isin(out[changed], (2, 5)).all(), "below all thresholds, but labelled"
+    np.testing.assert_array_equal(relabel.rescue(found, scores, np.zeros(4, bool), ids), found)
+
+
+def test_lost_is_a_tag_that_wins_less_than_its_share() -> None:
+    """Of 1000 pixels class 4 wins 2, class 6 wins 1, class 9, not of the image, none; the background wins the rest."""
+    scores = np.full((4, 25, 40), 0.1)
+    scores[0] = 0.3
+    scores[1, 0, :2], scores[2, 1, 0] = 0.4, 0.31  # however unsure: it is the argmax that counts
+    own = np.array([False, True, True, False])
+    for share, expected in ((0.0, []), (0.001, []), (0.0011, [2]), (0.002, [2]), (0.0021, [1, 2]), (0.9999, [1, 2])):
+        assert relabel.lost_classes(scores, own, share).nonzero()[0].tolist() == expected
+    nothing = scores[:3] * np.array([1, 0, 1])[:, None, None]
+    lost = relabel.lost_classes(nothing, own[:3], 0.001)
+    assert lost.tolist() == [False, True, False]
+    labels = np.zeros((25, 40), np.uint8)
+    assert not relabel.rescue(labels, nothing, lost, np.array([0, 4, 6])).any(), "nothing speaks for it anywhere"
+
+
 SIZES = [(40, 64), (32, 50), (64, 64), (33, 33)]
 
 
@@ -69,6 +113,25 @@ def test_the_tag_constraint_leaves_only_the_images_own_classes(tmp_path: Path) -
     # Among the possible classes probabilities sum to one again: 0.25 of 0.35, 0.15 of 0.25.
     assert labelled(given, out, foreground=0.65) == [{2}, {255}, {0}]
     assert labelled(given, out, crf=True, flip=False) == [{2}, {1}, {0}]
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_a_lost_tag_is_rescued_in_the_artifact(crf: bool, tmp_path: Path) -> None:
+    """A picture of black (background) with a strip of dark red, which is nearest to black and of all to red."""
+    palette = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    picture = np.concatenate([plain(64, 96, palette[0]), plain(64, 32, (70, 0, 0)), plain(64, 64, palette[2])], 1)
+    given = planted.dataset(tmp_path, [picture], np.array([[0, 1, 1, 0]]))
+    given["model"] = planted.model(tmp_path / "m.json", colour_segmenter(palette), planted.class_names(4))
+    found = {}
+    for rescue in (0.0, 0.001):
+        settings = Relabel(rescue=rescue, foreground=0.9, background=0.9, tags=False, crf=crf)
+        relabel.run(planted.job(settings, tmp_path / f"{rescue}.json", given))
+        found[rescue] = labels_at(store.Artifact(tmp_path / f"{rescue}.json"), given["photographs"], 0)
+    assert not (found[0.0] == 1).any() and (found[0.0] == 2).any()
+    new = found[0.001] != found[0.0]
+    assert new.sum() == round(0.01 * 64 * 192) and (found[0.001][new] == 1).all()
+    assert not new[:, :80].any() and not new[:, 144:].any(), "in and around the red strip"
+    assert not (found[0.001] == 3).any(), "no tag of the image, so nothing to rescue"
 
 
 def test_without_a_background_an_image_without_tags_may_show_any_class(tmp_path: Path) -> None:

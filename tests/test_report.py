@@ -120,6 +120,12 @@ class Run:
         self.add(step, method, planted.labels, maps, S, 3, **self.about, set=options)
         self.score([self.matrix(0.7)], "score", [None])
 
+    def soft(self, step: str, method: str) -> None:
+        maps, slots = np.full((N, 2, S // GRID, S // GRID), 0.5), np.zeros((N, 2))
+        slots[:, 1] = 1 + np.arange(N) % 2
+        self.add(step, method, planted.soft, maps, slots, GRID, 3, np.arange(N) < 8, **self.about)
+        self.score([self.matrix(0.65)], "score", [None])
+
     def dataset(self) -> Dataset:
         return Dataset(**self.data)
 
@@ -262,6 +268,18 @@ def test_scores_of_no_pixel_are_blank(tmp_path: Path) -> None:
     made = run.page()
     assert "No scores: the scored images have no true masks" in made
     assert not re.search(r"\bnan\b", " ".join(Outline(made).words).lower())
+
+
+def test_soft_labels_are_a_rung_of_the_ladder_and_what_the_network_learns_from(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.weights("random", "random", 0)
+    run.soft("simple", "simple")
+    run.model()
+    made = run.page()
+    shown = re.sub(r"<[^>]*>", " ", made)
+    assert re.search(rf"simple: {100 * metrics.miou(run.matrix(0.65)):.1f} % mIoU on split score", made)
+    assert f"most probable class · {metrics.coverage(run.matrix(0.65)):.0%}" in shown
+    assert "labels it learns from" in shown and "stage simple" in shown
 
 
 def test_a_supervised_run_has_no_seeds_and_still_a_page(tmp_path: Path) -> None:

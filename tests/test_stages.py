@@ -70,9 +70,14 @@ CASES = {
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
-    "relabel": case("relabel", {"crf": True}, KNOW, model="model"),
+    "relabel": case("relabel", {"crf": True, "rescue": 0.001}, KNOW, model="model"),
     "relabel-covered": case("relabel", {"images": "covered"}, KNOW, model="model", covered="few"),
+    "simple": case("simple", {}, KNOW, saliency="saliency"),
+    "soften": case("soften", {}, SEE, seeds="mined"),
+    "harden": case("harden", {}, SEE, soft="simple"),
+    "harden-crf": case("harden", {"crf": True}, SEE, soft="soften"),
 }
+EVERY = {"tags": 9, "area": [0, 1], "border": 1}  # to `simple` every image is
 
 
 def test_every_method_has_a_case() -> None:
@@ -140,7 +145,7 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
     assert not store.part_of(made[name]).exists()
     count, side = pictures["rgb"].shape[:2]
     val = photographs.split(pictures, "val")
-    if artifact.kind in ("classifier", "seeds", "labels", "patches", "model"):
+    if artifact.kind in ("classifier", "seeds", "labels", "soft", "patches", "model"):
         assert classes.meta(artifact) == classes.meta(store.Artifact(tiny["tags"]))
     match artifact.kind:
         case "classifier" if artifact.meta.get("passed"):
@@ -181,6 +186,18 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
                 assert (found[:, 2:] <= photographs.size(pictures, i)).all() and (found[:, :2] >= 0).all()
                 assert numbers[0] == 0 and numbers.max() < artifact.meta["clusters"] == 5
                 assert all(mask.any(0).all() and mask.any(1).all() for mask in masks), "boxes are tight"
+        case "soft":
+            maps, slots, covered = (artifact.read(array) for array in ("probabilities", "slots", "covered"))
+            grid = artifact.meta["grid"]
+            assert maps.shape == (*slots.shape, *2 * [-(-side // grid)])
+            assert (maps.dtype, slots.dtype) == (np.float16, np.uint8)
+            assert covered.any() and not covered[val].any()
+            assert (slots[~covered] == VOID).all() and not maps[~covered].any() and not maps[slots == VOID].any()
+            for i in covered.nonzero()[0]:
+                assert slots[i][slots[i] != VOID].tolist() == [0, *np.flatnonzero(table[i])]
+                gh, gw = (-(-length // grid) for length in photographs.size(pictures, i))
+                np.testing.assert_allclose(maps[i, :, :gh, :gw].sum(0, np.float32), 1, atol=2e-3)
+                assert not maps[i, :, gh:].any() and not maps[i, :, :, gw:].any()
         case "patches":
             assert artifact["box"].shape == (len(artifact.read("class")), 4)
             assert len(artifact.read("class")) > 0
@@ -281,6 +298,19 @@ def test_relabelling_covers_all_training_images_or_those_covered_before(
     assert store.Artifact(made["relabel-covered"]).read("covered").nonzero()[0].tolist() == few.tolist()
 
 
+def test_hard_and_soft_labels_cover_the_same_images(made: dict[str, Path], tiny: dict[str, Path]) -> None:
+    """Of one tag each the simple ones, of seeds all."""
+    train = photographs.split(store.Artifact(tiny["photographs"]), "train")
+    some = store.Artifact(made["simple"]).read("covered").nonzero()[0]
+    assert 0 < len(some) < len(train)
+    assert (tags.tags(store.Artifact(tiny["tags"]))[some].sum(1) == 1).all()
+    assert store.Artifact(made["soften"]).read("covered").nonzero()[0].tolist() == train.tolist()
+    for hard, soft in (("harden", "simple"), ("harden-crf", "soften")):
+        covered, found = (store.Artifact(made[hard]).read(array) for array in ("covered", "labels"))
+        np.testing.assert_array_equal(covered, store.Artifact(made[soft]).read("covered"))
+        assert len(np.unique(found[covered])) > 2, "objects, background, and what is unsure"
+
+
 # -------------------------------------------------------------------------------------------------------- SIGKILL
 
 
@@ -291,7 +321,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = prepare(root, demo_settings(train=store.SHARD + 2, val=2))
     pictures = store.Artifact(made["photographs"])
     table, count = tags.tags(store.Artifact(made["tags"])), len(pictures["size"])
-    for name in ("weights", "classifier", "seeds", "eraser", "few", "patches", "model"):
+    for name in ("weights", "classifier", "seeds", "eraser", "few", "patches", "model", "saliency", "soft"):
         made[name] = root / f"{name}.json"
     short = {**TINY, "epochs": 0.05}
     see, know = ({role: made[role] for role in roles} for roles in (SEE, KNOW))
@@ -304,6 +334,11 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = classes.names(store.Artifact(made["tags"]))
     assert table.shape == (count, len(names))
     planted.seeds(made["seeds"], scores, slots, scores > 0, names=names)
+    planted.saliency(made["saliency"], np.repeat(np.repeat(200 * scores[:, 0], 4, 1), 4, 2).astype(np.uint8), 96)
+    maps = np.concatenate([1 - scores[:, :1], scores[:, :1]], 1)
+    covered = np.isin(np.arange(count), photographs.split(pictures, "train"))
+    first = np.stack([np.zeros(count), slots[:, 0]], 1)
+    planted.soft(made["soft"], maps, first, 4, len(names), covered=covered, names=names)
     stage("erase", made["eraser"], {**ERASE, **short}, **know, seeds=made["seeds"], weights=made["weights"])
     stage("masks", made["few"], **know, masks=made["masks"])
     stage("patches", made["patches"], PATCHES, **see, labels=made["few"])
@@ -322,7 +357,10 @@ KILLED = {
     "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
     "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
     "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
-    "relabel": (JOURNAL, case("relabel", {"flip": False}, KNOW, model="model")),
+    "relabel": (JOURNAL, case("relabel", {"flip": False, "rescue": 0.001}, KNOW, model="model")),
+    "simple": (JOURNAL, case("simple", EVERY, KNOW, saliency="saliency")),
+    "soften": (JOURNAL, case("soften", {}, SEE, seeds="seeds")),
+    "harden": (JOURNAL, case("harden", {}, SEE, soft="soft")),
     "proxy": (CHECKPOINT, case("proxy", {**SHORT, "pixels": 16, "hidden": 16}, SEE)),
     "classify": (CHECKPOINT, case("classify", SHORT, KNOW, weights="weights")),
     "erase": (CHECKPOINT, case("erase", {**ERASE, **SHORT}, KNOW, seeds="seeds", weights="weights")),
@@ -405,7 +443,11 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "patches": case("patches", PATCHES, SEE, labels="labels"),
         "tuned": case("triplet", TRIPLET, SEE, patches="patches", weights="random"),
         "model": case("segment", {**one, "width": 16}, SEE, labels="labels", weights="tuned"),
-        "again": case("relabel", {}, KNOW, model="model"),
+        "again": case("relabel", {"rescue": 0.001}, KNOW, model="model"),
+        "simple": case("simple", EVERY, KNOW, saliency="saliency"),
+        "soft": case("soften", {}, SEE, seeds="seeds"),
+        "hard": case("harden", {}, SEE, soft="simple"),
+        "enhanced": case("relabel", {"images": "covered"}, KNOW, model="model", covered="simple"),
     }
     assert {about.method for about in chain.values()} == set(METHODS) - {"imagenet"}
     collage.write(tmp_path / "photos", train=1, val=1, seed=0)
@@ -416,8 +458,9 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         made[name] = tmp_path / f"{name}.json"
         inputs = {role: made[source] for role, source in about.inputs.items()}
         stage(about.stage, made[name], {"method": about.method, **about.settings}, **inputs)
-    assert store.Artifact(made["again"]).read("covered").tolist() == [True, False]
-    assert integrity.verify(made["again"]) == []
+    for name in ("again", "simple", "soft", "hard", "enhanced"):
+        assert store.Artifact(made[name]).read("covered").tolist() == [True, False]
+        assert integrity.verify(made[name]) == []
 
 
 def test_bad_input_is_one_clear_message_and_loses_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ class Node:
 
     @property
     def scored(self) -> bool:
-        """Seeds and labels are scored on train, models on val."""
-        return self.kind in ("seeds", "labels", "model")
+        """Seeds and labels, hard or soft, are scored on train, models on val."""
+        return self.kind in ("seeds", "labels", "soft", "model")
 
     @property
     def choices(self) -> frozenset[str]:

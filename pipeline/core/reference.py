@@ -59,7 +59,7 @@ def table(model: type[BaseModel]) -> str:
         if name != "method":
             meaning = (about.description or "").replace("|", "\\|")
             rows.append(f"| `{name}` | {_default(about)} | {_values(about.annotation)} | {meaning} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n" if len(rows) > 2 else "No settings.\n"
 
 
 def _about(method: type[Step]) -> str:

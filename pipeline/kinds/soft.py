@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import store
 from pipeline.core.job import Job
 from pipeline.kinds import classes
-from pipeline.kinds.pixels import VOID
+from pipeline.kinds.pixels import VOID, from_grid
 
 Soft = tuple[Sequence[int] | np.ndarray, np.ndarray]
 
@@ -85,6 +85,21 @@ def soft_at(soft: store.Artifact, photographs: store.Artifact, i: int) -> tuple[
     (h, w), (gh, gw) = photographs["size"][i], _cells(photographs, i, grid)
     maps = np.asarray(soft["probabilities"][i, :, :gh, :gw])
     return np.asarray(soft["slots"][i]), resize_maps(maps, gh * grid, gw * grid)[:, :h, :w]
+
+
+def labelled_at(soft: store.Artifact, photographs: store.Artifact, i: int) -> np.ndarray:
+    """Which pixels of photograph i lie in a cell with any probability, bool [h,w]."""
+    (h, w), (gh, gw) = photographs["size"][i], _cells(photographs, i, soft.meta["grid"])
+    known = np.any(soft["probabilities"][i, :, :gh, :gw] > 0, axis=0, keepdims=True)
+    return np.asarray(from_grid(known, soft.meta["grid"], h, w)[0])
+
+
+def most_probable(slots: np.ndarray, maps: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Slots u8 [K], probabilities [K,h,w], bool [h,w] → the most probable class of each pixel, u8 [h,w]; 255 where not
+    labelled."""
+    found = np.asarray(slots[maps.argmax(0)], np.uint8)
+    found[~labelled] = VOID
+    return found
 
 
 def resize_maps(maps: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.core import metrics, show
 from pipeline.core.store import Artifact
 from pipeline.kinds import classes, hypotheses, labels, photographs, seeds, soft, tags
-from pipeline.kinds.pixels import VOID, resize_image, resize_nearest
+from pipeline.kinds.pixels import resize_image, resize_nearest
 from pipeline.report.dataset import Dataset
 from pipeline.report.embedding import patch_images
 
@@ -181,7 +181,7 @@ class Album:
             slots, maps = soft.soft_at(artifact, self.data.photographs, i)
             objects = np.isin(slots, classes.foreground(artifact))
             heat = show.heat(self.photo(i), self.small(i, maps.max(0, initial=0, where=objects[:, None, None])))
-            best = np.where(maps.max(0) > 0, slots[maps.argmax(0)], VOID).astype(np.uint8)
+            best = soft.most_probable(slots, maps, soft.labelled_at(artifact, self.data.photographs, i))
             return [Cell(show.data_uri(heat), f"{title} · objects"), self.labelled(i, best, title)]
 
         return cells

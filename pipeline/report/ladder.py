@@ -21,7 +21,7 @@ from pipeline.core.job import InputError
 from pipeline.core.steps.base import Settings
 from pipeline.kinds import classes
 
-WHAT = {"labels": "label map", "model": "prediction"}
+WHAT = {"labels": "label map", "soft": "most probable class", "model": "prediction"}
 
 
 class Entry(Settings):

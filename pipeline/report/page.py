@@ -156,7 +156,8 @@ def quality(scores: Sequence[Score], stages: Sequence[Stage]) -> Score | None:
     """The score of the labels that the last network learns from; where there is none, of the last labels."""
     models = [stage for stage in stages if stage.kind == "model"]
     source = models[-1].parent("labels", stages) if models else None
-    found = [score for score in scores if score.look == "main" and score.stage.kind == "labels" and not score.empty]
+    main = [score for score in scores if score.look == "main" and not score.empty]
+    found = [score for score in main if score.stage.kind in ("labels", "soft")]
     return next((score for score in reversed(found) if not models or score.stage is source), None)
 
 

@@ -36,7 +36,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs 
 wildcard_constraints:
     recipe=r"[^/]+",
     seed=r"\d+",
-    kind="seeds|labels|model",
+    kind="seeds|labels|soft|model",
 
 
 def made_by(method):

@@ -1,7 +1,7 @@
-for rule_name, kinds in {"evaluate": "seeds|labels", "evaluate_model": "model"}.items():
+for rule_name, kinds in {"evaluate": "seeds|labels|soft", "evaluate_model": "model"}.items():
 
     rule:
-        # Scores at original resolution: seeds and labels on split score, models on val.
+        # Scores at original resolution: seeds and labels, hard or soft, on split score, models on val.
         name:
             rule_name
         input:

@@ -31,6 +31,8 @@ def _ascending(pair: Any) -> Any:
 
 
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 if TYPE_CHECKING:  # a stage is only ever given settings that `sized` has filled in
     Length = int
     Sides = tuple[int, int]

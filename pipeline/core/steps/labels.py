@@ -1,4 +1,4 @@
-"""Settings of the methods that make labels, and of what labels are made from."""
+"""Settings of the methods that make labels, hard or soft, and of what they are made from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core.steps.base import DENSE_CRF, Kind, Scales, Step, views
+from pipeline.core.steps.base import DENSE_CRF, Kind, Scales, Shares, Step, views
 
 
 class Saliency(Step):
@@ -79,6 +79,12 @@ class Relabel(Step):
     scales: Scales = Field((1.0,), description="sizes whose probabilities are averaged")
     flip: bool = Field(True, description="mirror images too")
     crf: bool = Field(False, description="refine the probabilities with the dense CRF first")
+    rescue: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="a tag that wins a smaller share of the pixels gets its most probable 1 % of them (STC: 0.001)",
+    )
 
     def passes(self, side: int) -> float:
         return views(self.scales, self.flip)
@@ -100,4 +106,40 @@ class Merge(Step):
     )
 
 
-LabelsStep = Saliency | Crf | Masks | Relabel | Merge
+class Simple(Step):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "tags": "tags", "saliency": "saliency"}
+    makes: ClassVar[Kind] = "soft"
+    stage: ClassVar[str] = "simple"
+    seeded: ClassVar[bool] = False
+    method: Literal["simple"] = "simple"
+    tags: int = Field(1, ge=1, description="an image has at least one and at most this many; they share its saliency")
+    area: Shares = Field((0.05, 0.7), description="share of the image that is salient by Otsu's threshold, from and to")
+    border: float = Field(
+        0.06, ge=0, le=1, description="mean saliency along the image's border, less than this; 0.06 suits rbd"
+    )
+    grid: int = Field(4, ge=1, description="pixels a side of a cell of the soft labels")
+
+
+class Soften(Step):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "seeds": "seeds"}
+    makes: ClassVar[Kind] = "soft"
+    stage: ClassVar[str] = "soften"
+    seeded: ClassVar[bool] = False
+    threads: ClassVar[int] = 1
+    method: Literal["soften"] = "soften"
+
+
+class Harden(Step):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "soft": "soft"}
+    makes: ClassVar[Kind] = "labels"
+    stage: ClassVar[str] = "harden"
+    seeded: ClassVar[bool] = False
+    method: Literal["harden"] = "harden"
+    least: float = Field(0.6, ge=0, le=1, description="pixels whose best class is less probable become 255")
+    crf: bool = Field(False, description="refine the probabilities with the dense CRF first")
+
+    def seconds(self, side: int) -> float:
+        return DENSE_CRF if self.crf else 0.2
+
+
+LabelsStep = Saliency | Crf | Masks | Relabel | Merge | Simple | Soften | Harden
