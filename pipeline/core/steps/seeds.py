@@ -86,4 +86,51 @@ class Hypotheses(Step):
         return 4.0 * len(self.regions)
 
 
-SeedsStep = Classify | Cam | Erase | Mine | Hypotheses
+class Hcp(Classify):
+    takes: ClassVar[dict[str, str]] = {
+        "photographs": "photographs",
+        "tags": "tags",
+        "hypotheses": "hypotheses",
+        "weights": "weights",
+    }
+    stage: ClassVar[str] = "hcp"
+    method: Literal["hcp"] = "hcp"  # type: ignore[assignment]
+    epochs: float = Field(10, gt=0, description="of the first phase, on crops of the whole image")
+    hypothesis_epochs: float = Field(5, gt=0, description="of the second phase, on each photograph's hypotheses")
+    per_image: int = Field(10, ge=1, description="hypotheses of a photograph in training, beside the whole image")
+    loss: Literal["squared", "soft_margin"] = Field(
+        "squared", description="softmax against tags that share 1 (the paper's), or each class alone as `classify`"
+    )
+
+    def passes(self, side: int) -> float:
+        return super().passes(side) + 3 * self.hypothesis_epochs
+
+
+class Vote(Claims):
+    takes: ClassVar[dict[str, str]] = {
+        "photographs": "photographs",
+        "tags": "tags",
+        "hypotheses": "hypotheses",
+        "classifier": "classifier@hcp",
+    }
+    makes: ClassVar[Kind] = "seeds"
+    stage: ClassVar[str] = "vote"
+    seeded: ClassVar[bool] = False  # follows its classifier's seed
+    infers: ClassVar[bool] = True
+    method: Literal["vote"] = "vote"
+    most: int = Field(50, ge=1, description="hypotheses of a tag that are compared between images, best score first")
+    confident: float = Field(0.5, ge=0, le=1, description="of these, those with this share of the best one's score")
+    partners: int = Field(200, ge=0, description="images of a class that an image is compared with; 0: no re-ranking")
+    keep: int = Field(20, ge=1, description="hypotheses of a tag that vote: those with the nearest likes elsewhere")
+    sigma: float = Field(0.1, gt=0, description="of exp(-distance / sigma), which weighs a vote beside its score")
+    by: Literal["segments", "boxes"] = Field("segments", description="what a hypothesis votes for")
+    grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
+
+    def passes(self, side: int) -> float:
+        return 2.0  # images that others are compared with are looked at twice at worst
+
+    def seconds(self, side: int) -> float:
+        return 0.5 + 0.2e6 / (side * side)  # the comparison costs a photograph as much, however large it is
+
+
+SeedsStep = Classify | Cam | Erase | Mine | Hypotheses | Hcp | Vote
