@@ -31,7 +31,7 @@ def main(folder: str, classifier_path: str, count: int = 100) -> None:
         classes = slots[i][slots[i] != VOID]
         for precision, found in maps.items():
             rgb = photographs.image(pictures, i)
-            found.append(activation(model, rgb, classes, precision=precision, **how).ravel())
+            found.append(activation(model, rgb[None], [classes], precision=precision, **how)[0].ravel())
     exact, fast = (np.concatenate(found) for found in maps.values())
     print(
         f"{count} images: mean difference {np.abs(exact - fast).mean():.4f}, largest {np.abs(exact - fast).max():.3f}"

@@ -26,6 +26,7 @@ from pipeline.kinds import tags as said
 from pipeline.kinds.crops import Crops
 from pipeline.kinds.seeds import claimed_pixels
 from pipeline.networks.classifier import classifier_meta, classifier_step, new_classifier, recall
+from pipeline.networks.pictures import batch_size
 from pipeline.networks.states import for_inference, packed
 
 SAMPLE = 200  # images on which recall is measured
@@ -79,7 +80,13 @@ def run(job: Job) -> None:
 
     some = rows[:: max(1, len(rows) // SAMPLE)]
     still = recall(
-        for_inference(model, job.device), erased, said.tags(tags), some, device=job.device, precision=job.precision
+        for_inference(model, job.device),
+        erased,
+        said.tags(tags),
+        some,
+        device=job.device,
+        precision=job.precision,
+        batch=batch_size(job.device, pictures["rgb"].shape[1]),
     )
     entry: dict[str, Any] = {
         "loss": float(curves["curve_loss"][-1]),

@@ -6,14 +6,15 @@ thresholds (label = best-scoring tag where its score exceeds t, else background;
 background); soft labels as the most probable class.
 
 Reads: photographs, masks, and one of seeds, labels, soft, model. Makes: metrics = confusion int64 [splits, thresholds,
-C, C+1]. Cost: one pass over the split; for a model, its inference.
+C, C+1]. Cost: one pass over the split; for a model, its inference, in batches of photographs of one size on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from pipeline.core.config import Evaluate, parse_block
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, images_at_once
 from pipeline.core.metrics import bands, confusion, miou
-from pipeline.core.processes import over_processes
+from pipeline.core.processes import in_batches, over_processes
 from pipeline.kinds import classes, labels, masks, photographs, seeds, soft
 from pipeline.kinds.pixels import VOID, resize_nearest
 
@@ -112,21 +113,24 @@ def model_counter(
     settings: Evaluate,
     device: str,
     precision: str,
-) -> tuple[Count, Levels]:
-    from pipeline.networks.door import open_network, predict_labels  # torch, which the others need not wait for
+) -> tuple[Callable[[list[int]], Iterator[np.ndarray]], Levels]:
+    """Unlike the others it counts photographs of one size together."""
+    from pipeline.networks.door import open_network, predict_batch  # torch, which seeds and labels need not wait for
 
     network = open_network(model, device, precision, settings.scales, settings.flip)
 
-    def count(i: int) -> np.ndarray:
-        truth = masks.true_mask(truths, i)
-        predicted = predict_labels(network, photographs.image(pictures, i), truth.shape, crf=settings.crf)
-        return confusion(truth, predicted, len(network.classes))[None]
+    def count(rows: list[int]) -> Iterator[np.ndarray]:
+        rgb = np.stack([photographs.image(pictures, i) for i in rows])
+        known = [masks.true_mask(truths, i) for i in rows]
+        found = predict_batch(network, rgb, [(truth.shape[0], truth.shape[1]) for truth in known], crf=settings.crf)
+        for truth, predicted in zip(known, found, strict=True):
+            yield confusion(truth, predicted, len(network.classes))[None]
 
     return count, [None]
 
 
 # By kind: how labels are scored does not hang on networks.
-COUNTERS: dict[str, Callable[..., tuple[Count, Levels]]] = {
+COUNTERS: dict[str, Callable[..., tuple[Any, Levels]]] = {
     "seeds": seeds_counter,
     "labels": labels_counter,
     "soft": soft_counter,
@@ -137,6 +141,23 @@ COUNTERS: dict[str, Callable[..., tuple[Count, Levels]]] = {
 def total(count: Count, rows: Iterable[int], processes: int) -> np.ndarray:
     """Sum of the images' matrices."""
     return sum(over_processes(count, rows, processes), start=np.zeros((), np.int64))
+
+
+def total_of_model(
+    count: Callable[[list[int]], Iterable[np.ndarray]],
+    rows: Iterable[int],
+    pictures: store.Artifact,
+    settings: Evaluate,
+    device: str,
+    threads: int,
+) -> np.ndarray:
+    """The same, in batches of photographs of one size."""
+    from pipeline.networks.pictures import batch_size  # torch, see `model_counter`
+
+    together = batch_size(device, pictures["rgb"].shape[1], settings.scales, settings.flip)
+    processes = images_at_once(device, threads)
+    found = in_batches(count, rows, lambda i: photographs.size(pictures, i), together, processes)
+    return sum(found, start=np.zeros((), np.int64))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -183,9 +204,12 @@ def run(args: argparse.Namespace) -> None:
     if network:
         cli.limit_threads(args.threads)
     count, levels = COUNTERS[scored.kind](pictures, truths, scored, settings, device, precision)
-    processes = images_at_once(device, args.threads) if network else args.threads
     number, background = len(classes.names(scored)), classes.background(scored)
-    matrices = total(count, rows.tolist(), processes) + np.zeros((len(levels), number, number + 1), np.int64)
+    matrices = np.zeros((len(levels), number, number + 1), np.int64)
+    if network:
+        matrices += total_of_model(count, rows.tolist(), pictures, settings, device, args.threads)
+    else:
+        matrices += total(count, rows.tolist(), args.threads)
     meta = {**classes.meta(scored), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
     store.write_table(
         args.out,

@@ -21,10 +21,12 @@ import numpy as np
 
 from pipeline.core import cli
 from pipeline.core.job import Job
-from pipeline.core.processes import over_processes
+from pipeline.core.processes import in_batches
 from pipeline.core.steps.seeds import Mine
 from pipeline.kinds import classes, photographs, seeds
+from pipeline.kinds.pixels import VOID
 from pipeline.networks.classifier import activation, load_classifier, tag_probabilities
+from pipeline.networks.pictures import batch_size
 from pipeline.networks.states import for_inference
 
 
@@ -91,18 +93,23 @@ def finder(job: Job) -> Any:
     model = for_inference(load_classifier(job.inputs["classifier"]), job.device)
     fill = photographs.mean_colour(pictures, photographs.split(pictures, "train"))
     on = {"device": job.device, "precision": job.precision}
+    slots, grid = np.asarray(source.read("classes")), source.meta["grid"]
+    together = batch_size(job.device, pictures["rgb"].shape[1], settings.scales, settings.flip)
 
-    def find(i: int) -> seeds.Found:
-        ids = seeds.on_grid(source, pictures, i).classes
+    def erased(i: int) -> np.ndarray:
         where = seeds.claimed_pixels(source, pictures, i)
-        rgb = np.where(where[..., None], fill, photographs.image(pictures, i))
-        if not len(ids):
-            return {"found": np.zeros((0, 0, 0)), "sure": np.zeros(0)}
-        grid = source.meta["grid"]
-        maps = activation(model, rgb, ids, grid=grid, scales=settings.scales, flip=settings.flip, **on)
-        return {"found": maps, "sure": tag_probabilities(model, rgb, ids, **on)}
+        return np.where(where[..., None], fill, photographs.image(pictures, i))
 
-    return lambda rows: over_processes(find, rows, job.images_at_once)
+    def find(rows: list[int]) -> list[seeds.Found]:
+        rgb, ids = np.stack([erased(i) for i in rows]), [seeds.on_grid(source, pictures, i).classes for i in rows]
+        maps = activation(model, rgb, ids, grid=grid, scales=settings.scales, flip=settings.flip, **on)
+        sure = tag_probabilities(model, rgb, ids, **on) if any(map(len, ids)) else [np.zeros(0)] * len(rows)
+        return [{"found": found, "sure": each} for found, each in zip(maps, sure, strict=True)]
+
+    def alike(i: int) -> tuple[int, int, bool]:
+        return *photographs.size(pictures, i), bool((slots[i] != VOID).any())  # what has no tag needs no network
+
+    return lambda rows: in_batches(find, rows, alike, together, job.images_at_once)
 
 
 def nothing(job: Job) -> Any:

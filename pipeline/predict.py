@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ import numpy as np
 from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
+from pipeline.core.processes import in_batches
 from pipeline.datasets.files import FOREIGN, SUFFIXES, read_tags
 from pipeline.datasets.pictures import read_photograph
 from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
+MOST = 8  # photographs in a batch: twice as many are held, at their own size
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,44 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     }
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A photograph as read, uint8 [H,W,3], as the network gets it, uint8 [h,w,3], and which classes are possible, bool
+    [C] (None: all)."""
+
+    photo: Photo
+    rgb: np.ndarray
+    small: np.ndarray
+    possible: np.ndarray | None
+
+
 def masks_of(
     args: argparse.Namespace, artifact: store.Artifact
-) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
-    """The function (photograph, possible classes or None) → label map uint8 at the photograph's size."""
+) -> Callable[[Iterable[Opened]], Iterator[tuple[Opened, np.ndarray | Exception]]]:
+    """The function photographs → each with its label map, uint8 [H,W], or with what went wrong."""
     device, precision = cli.pick_compute(args.device, args.precision)
-    from pipeline.networks.door import open_network, predict_labels
+    from pipeline.networks.door import open_network, predict_batch
+    from pipeline.networks.pictures import batch_size
 
     cli.limit_threads(args.threads)
     network = open_network(artifact, device, precision, args.scales, args.flip)
+    # Of photographs as they are, whatever their size, one at a time.
+    together = min(MOST, batch_size(device, args.max_side, args.scales, args.flip)) if args.max_side else 1
 
-    def mask(rgb: np.ndarray, possible: np.ndarray | None) -> np.ndarray:
-        small = reduced(rgb, args.max_side) if args.max_side else rgb
-        return predict_labels(network, small, rgb.shape[:2], possible, crf=args.crf)
+    def answer(batch: list[Opened]) -> list[tuple[Opened, np.ndarray | Exception]]:
+        try:
+            rgb = np.stack([one.small for one in batch])
+            known = [one.possible for one in batch if one.possible is not None]
+            sizes = [(one.rgb.shape[0], one.rgb.shape[1]) for one in batch]
+            found = predict_batch(network, rgb, sizes, np.stack(known) if known else None, crf=args.crf)
+            return list(zip(batch, found, strict=True))
+        except Exception as error:  # one must not cost the others
+            return [(batch[0], error)] if len(batch) == 1 else [answer([one])[0] for one in batch]
 
-    return mask
+    def alike(one: Opened) -> tuple[tuple[int, ...], bool]:
+        return one.small.shape, one.possible is None
+
+    return lambda photos: in_batches(answer, photos, alike, together, ahead=2 * together)
 
 
 def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Sequence[Photo]) -> None:
@@ -161,28 +186,40 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         print(f"{len(photos) - len(todo)} of {len(photos)} photos have their mask already; --overwrite makes them anew")
     untagged = sum(photo.name not in tags and Path(photo.name).name not in tags for photo in todo) if tags else 0
     if untagged:
-        print(f"{untagged} photos are not in {args.tags}: there the network alone decides")
-    mask, failed = masks_of(args, artifact), {}
+        print(f"{untagged} photos are not in {args.tags}: every class is possible there")
+    masks, failed = masks_of(args, artifact), dict[Path, str]()
     if args.overwrite:  # now, not one by one: a run that is stopped must not leave masks of two models behind
         for photo in todo:
             photo.mask.unlink(missing_ok=True)
             photo.overlay.unlink(missing_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomic(args.out / RECORD, json.dumps(record, indent=1) + "\n")
-    for number, photo in enumerate(todo, 1):
-        started = time.monotonic()
+
+    def opened() -> Iterator[Opened]:
+        for photo in todo:
+            try:
+                rgb = read_photograph(photo.path)
+                small = reduced(rgb, args.max_side) if args.max_side else rgb
+            except Exception as error:
+                failed[photo.path] = f"{type(error).__name__}: {error}"
+                continue
+            yield Opened(photo, rgb, small, tags.get(photo.name, tags.get(Path(photo.name).name)))
+
+    numbers, started = {photo.name: number for number, photo in enumerate(todo, 1)}, time.monotonic()
+    for one, labels in masks(opened()):
+        photo = one.photo
         try:
-            rgb = read_photograph(photo.path)
-            possible = tags.get(photo.name, tags.get(Path(photo.name).name))
-            labels = mask(rgb, possible)
+            if isinstance(labels, Exception):
+                raise labels
             if args.overlays:
-                write_atomic(photo.overlay, show.jpeg(show.overlay(rgb, labels, background=background)))
+                write_atomic(photo.overlay, show.jpeg(show.overlay(one.rgb, labels, background=background)))
             write_atomic(photo.mask, show.palette_png(labels))
+            found = ", ".join(names[k] for k in np.unique(labels) if k != background) or "background only"
+            took = f"{time.monotonic() - started:.1f} s"
+            print(f"{numbers[photo.name]}/{len(todo)}  {photo.name}  {found}  {took}", flush=True)
         except Exception as error:  # one bad file must not cost the others; all are named at the end
             failed[photo.path] = f"{type(error).__name__}: {error}"
-            continue
-        found = ", ".join(names[k] for k in np.unique(labels) if k != background) or "background only"
-        print(f"{number}/{len(todo)}  {photo.name}  {found}  {time.monotonic() - started:.1f} s", flush=True)
+        started = time.monotonic()
     return failed
 
 

@@ -49,8 +49,6 @@ def make_photographs(data: Data, inventory: Inventory, out: Path) -> None:
     header = header_of("photographs", data, settings, inventory.id, keys, *(rows.tobytes() for rows in splits.values()))
     if complete(out, header):
         return
-    if inventory.size.max() > side:
-        cli.limit_threads(1)  # for pictures this small, torch's threads cost ten times the work they share
 
     def compute(indices: list[int]) -> Iterator[store.Row]:
         for i in indices:

@@ -6,7 +6,7 @@ that the labels before cover, as STC does with its simple images first. `rescue`
 no tag of an image without pixels.
 
 Reads: photographs, tags, model, covered (labels or soft, optional). Makes: labels u8 [N,S,S], covered bool [N]. Cost:
-one inference pass over the images.
+one inference pass over the images, in batches of photographs of one size on a GPU.
 """
 
 from __future__ import annotations
@@ -14,27 +14,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.core import cli
 from pipeline.core.job import InputError, Job
-from pipeline.core.processes import over_processes
+from pipeline.core.processes import in_batches, over_processes
 from pipeline.core.steps.labels import Relabel
 from pipeline.kinds import classes, labels, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.pixels import VOID
-from pipeline.networks.door import open_network, refine, refined_probabilities
+from pipeline.networks.door import likely, open_network, refine
+from pipeline.networks.pictures import batch_size
 
 RESCUED = 0.01  # share of the pixels that a rescued class gets (ours)
 
 
-def decide(scores: np.ndarray, ids: np.ndarray, background: int | None, settings: Relabel) -> np.ndarray:
-    """Probabilities [K,h,w] of the classes `ids` → labels uint8 [h,w]; below their threshold 255."""
-    best = scores.argmax(0)
-    found = ids[best].astype(np.uint8)
-    plain = np.zeros(found.shape, bool) if background is None else found == background
-    needed = np.where(plain, settings.background, settings.foreground)
-    found[scores.max(0) < needed] = VOID
-    return found
+def decide(scores: Tensor, ids: np.ndarray, background: int | None, settings: Relabel) -> Tensor:
+    """Probabilities [...,K,h,w] of the classes `ids` → labels uint8 [...,h,w]; below their threshold 255. Computed on
+    the probabilities' device."""
+    most, best = scores.max(-3)
+    found = torch.as_tensor(ids, dtype=torch.uint8, device=scores.device)[best]
+    levels = torch.tensor([settings.foreground, settings.background], dtype=torch.float64, device=scores.device)
+    needed = levels[(found == background).long() if background is not None else torch.zeros_like(best)]
+    return found.masked_fill(most < needed, VOID)
 
 
 def rescue(found: np.ndarray, scores: np.ndarray, lost: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -71,6 +74,7 @@ def run(job: Job) -> None:
             raise InputError("images: covered needs labels that say which; put the step after some, or use images: all")
         rows = rows[job.inputs["covered"].read("covered")[rows]]
     network = open_network(model, job.device, job.precision, settings.scales, settings.flip)
+    together = batch_size(job.device, pictures["rgb"].shape[1], settings.scales, settings.flip)
     background = classes.background(model)
     table = said.tags(tags)
     allowed = table.copy()
@@ -81,20 +85,36 @@ def run(job: Job) -> None:
         # Without a background an untagged image would have no class at all: there every class is possible.
         return allowed[i] if settings.tags and allowed[i].any() else None
 
-    def predict(i: int) -> tuple[int, np.ndarray, np.ndarray]:
-        return i, *refined_probabilities(network, photographs.image(pictures, i), possible(i))
+    def alike(i: int) -> tuple[int, int, bool]:
+        return *photographs.size(pictures, i), possible(i) is None
+
+    def seen(some: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the network is given for photographs that are alike."""
+        rgb = np.stack([photographs.image(pictures, i) for i in some])
+        return rgb, None if possible(some[0]) is None else allowed[some]
+
+    def answer(some: list[int]) -> np.ndarray:
+        scores = network.probabilities(*seen(some))
+        return decide(scores, np.arange(scores.shape[1]), background, settings).cpu().numpy()
+
+    def guess(some: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for i, (ids, scores) in zip(some, likely(network, *seen(some)), strict=True):
+            yield i, ids, scores
 
     def settle(item: tuple[int, np.ndarray, np.ndarray]) -> np.ndarray:
         i, ids, scores = item
         refined = refine(photographs.image(pictures, i), scores) if settings.crf else scores
-        found = decide(refined, ids, background, settings)
+        found = decide(torch.from_numpy(refined), ids, background, settings).numpy()
         return rescue(found, scores, lost_classes(refined, table[i, ids], settings.rescue), ids)
 
     def label(some: list[int]) -> Iterator[np.ndarray]:
+        if not settings.crf and not settings.rescue:
+            yield from in_batches(answer, some, alike, together, job.images_at_once)
+            return
         # A few at a time: on a GPU the network comes first, then the CRF on all cores.
         for start in range(0, len(some), 16):
-            predicted = over_processes(predict, some[start : start + 16], job.images_at_once)
-            yield from over_processes(settle, predicted, job.threads if settings.crf else 1)
+            guessed = in_batches(guess, some[start : start + 16], alike, together, job.images_at_once)
+            yield from over_processes(settle, guessed, job.threads if settings.crf else 1)
 
     labels.write_labels(job, rows, label, of=model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import planted
@@ -13,7 +14,7 @@ from pipeline import cam
 from pipeline.core import store
 from pipeline.core.steps.seeds import Cam
 from pipeline.kinds import seeds
-from pipeline.networks.classifier import activation, tag_probabilities
+from pipeline.networks.classifier import Classifier, activation, tag_probabilities
 
 PLACE = {"device": "cpu", "precision": "f32"}
 
@@ -28,7 +29,7 @@ def scene(height: int, width: int, boxes: dict[int, tuple[int, int, int, int]]) 
 
 def test_a_tags_probability_is_the_sigmoid_of_its_score() -> None:
     rgb = scene(32, 32, {1: (0, 0, 16, 16)})  # a quarter of it is 200 red
-    found = tag_probabilities(colour_detector(), rgb // 100, [3, 1], **PLACE)
+    (found,) = tag_probabilities(colour_detector(), rgb[None] // 100, [[3, 1]], **PLACE)
     np.testing.assert_allclose(found, [0.5, 1 / (1 + np.exp(-0.5))], rtol=1e-5)
 
 
@@ -86,9 +87,9 @@ def test_the_stage_claims_what_its_maps_exceed(
 def test_another_threshold_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, runs = world(tmp_path, 0), []
 
-    def counted(*arguments: object, **options: object) -> np.ndarray:
-        runs.append(1)
-        return activation(*arguments, **options)  # type: ignore[arg-type]
+    def counted(model: Classifier, rgb: np.ndarray, classes: list, **options: Any) -> list[np.ndarray]:
+        runs.extend(ids for ids in classes if len(ids))
+        return activation(model, rgb, classes, **options)
 
     monkeypatch.setattr(cam, "load_classifier", lambda artifact: colour_detector())
     monkeypatch.setattr(cam, "activation", counted)

@@ -16,6 +16,7 @@ from pipeline.core import show
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.trunk import Backbone
 from pipeline.report import charts, embedding
+from pipeline.report.features import features
 
 # ------------------------------------------------------------------------------------------------- embedding
 
@@ -80,10 +81,10 @@ def test_features_are_what_triplet_compares() -> None:
 
     patches = np.random.default_rng(0).integers(1, 255, (5, 32, 32, 3), np.uint8)
     net: Backbone = Planted()  # type: ignore[assignment]
-    vectors = embedding.features(net, patches, 4, "cpu", "f32")
+    vectors = features(net, patches, 4, "cpu", "f32")
     wanted = patches[:, ::8, ::8].transpose(0, 3, 1, 2).reshape(5, -1).astype(np.float32)
     assert vectors == pytest.approx(wanted / np.linalg.norm(wanted, axis=1, keepdims=True), abs=1e-5)
-    assert embedding.features(net, patches, 2, "cpu", "f32").shape == (5, 12)
+    assert features(net, patches, 2, "cpu", "f32").shape == (5, 12)
 
 
 # -------------------------------------------------------------------------------------------------- pictures

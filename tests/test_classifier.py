@@ -42,7 +42,8 @@ def activation(
     flip: bool = True,
 ) -> np.ndarray:
     ids = np.array(classes, np.uint8)
-    return classifier.activation(model, rgb, ids, grid=grid, scales=scales, flip=flip, device="cpu", precision="f32")
+    options = {"grid": grid, "scales": scales, "flip": flip, "device": "cpu", "precision": "f32"}
+    return classifier.activation(model, rgb[None], [ids], **options)[0]
 
 
 def centre(score: np.ndarray, grid: int) -> tuple[float, float]:
@@ -141,7 +142,7 @@ def test_class_ids_find_their_score_columns_whatever_the_background_is(foregroun
     tags = np.zeros((1, 10))
     tags[0, red] = 1
     assert recall(model, [scene(32, 32, {1: (0, 0, 9, 9)})], tags, [0]) == 1
-    found = classifier.tag_probabilities(model, rgb, [red, foreground[1]], device="cpu", precision="f32")
+    (found,) = classifier.tag_probabilities(model, rgb[None], [[red, foreground[1]]], device="cpu", precision="f32")
     np.testing.assert_allclose(found, 1 / (1 + np.exp([-50, 0])), atol=1e-6)
     with pytest.raises(ValueError, match=r"class \[7\] asked for"):
         activation(model, rgb, [7], 4)

@@ -144,7 +144,7 @@ def test_the_classifier_sees_the_erased_image(a_round: Round, monkeypatch: pytes
         region = np.kron(claimed, np.ones((4, 4), bool))[:h, :w]
         return np.where(region[..., None], fill, photographs.image(pictures, i))
 
-    def watched(model: Classifier, image: Any, tags: np.ndarray, rows: np.ndarray, **on: str) -> float:
+    def watched(model: Classifier, image: Any, tags: np.ndarray, rows: np.ndarray, **on: Any) -> float:
         for i in rows.tolist():
             np.testing.assert_array_equal(image(i), expected(i))
             looked.append(i)

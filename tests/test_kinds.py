@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.core import store
 from pipeline.kinds import classes, masks, photographs, pixels, tags
+from pipeline.kinds.crops import resize_by_torch
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -204,18 +205,32 @@ def test_a_draw_of_everything_and_of_images_without_tags() -> None:
 # ---------------------------------------------------------------------------------------------------------- pixels
 
 
-def test_resizing_is_torchs() -> None:
-    """Bytes that stored results rest on; Pillow's differ by a level here and there."""
+@pytest.mark.parametrize("longest", [6, 80, 400])
+def test_resizing_is_torchs(longest: int) -> None:
+    """Bytes that stored results rest on; Pillow's differ by a level here and there. Crops ask torch itself."""
     import torch
 
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        h, w, height, width = (int(n) for n in rng.integers(1, 80, 4))
-        rgb = rng.integers(0, 256, (h, w, 3), np.uint8)
+    rng = np.random.default_rng(longest)
+    for k in range(30):
+        h, w, height, width = (int(n) for n in rng.integers(1, longest, 4))
+        rgb = rng.integers(0, 256, (h, w, 3), np.uint8) if k % 3 else 255 * rng.integers(0, 2, (h, w, 3), np.uint8)
         tensor = torch.from_numpy(rgb).permute(2, 0, 1)[None]
         expected = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", antialias=True)[0]
-        np.testing.assert_array_equal(pixels.resize_image(rgb, height, width), expected.permute(1, 2, 0).numpy())
+        for resize in (pixels.resize_image, resize_by_torch):
+            np.testing.assert_array_equal(resize(rgb, height, width), expected.permute(1, 2, 0).numpy())
     assert pixels.resize_image(rgb, *rgb.shape[:2]) is rgb
+
+
+def test_resizing_a_panorama_to_a_few_pixels() -> None:
+    """Weights so small that no more bits would fit, and several bands."""
+    import torch
+
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 6000, 3), np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(rgb).permute(2, 0, 1)[None], (7, 20), mode="bilinear", antialias=True
+    )
+    np.testing.assert_array_equal(pixels.resize_image(rgb, 7, 20), expected[0].permute(1, 2, 0).numpy())
+    assert (pixels.resize_image(np.full_like(rgb, 255), 7, 20) == 255).all()
 
 
 def test_jitter_keeps_the_order_of_grey_levels() -> None:

@@ -124,9 +124,9 @@ class Rounds:
         monkeypatch.setattr(mine, "activation", self.counted)
         self.network = colour_detector(8)
 
-    def counted(self, *arguments: Any, **options: Any) -> np.ndarray:
-        self.maps += 1
-        return activation(*arguments, **options)
+    def counted(self, model: Classifier, rgb: np.ndarray, classes: list, **options: Any) -> list[np.ndarray]:
+        self.maps += sum(len(ids) > 0 for ids in classes)
+        return activation(model, rgb, classes, **options)
 
     def eraser(self, number: int, stop: str = "", passed: bool = False) -> store.Artifact:
         entry = {"loss": 1.5, "recall": 0.75, "epochs": 10.0, "stop": stop}
@@ -184,15 +184,16 @@ def test_the_classifier_looks_at_the_erased_image(rounds: Rounds, monkeypatch: p
         region = np.kron(rounds.of(rounds.first, i).claimed.any(0), np.ones((4, 4), bool))[:h, :w]
         return np.where(region[..., None], fill, rounds.pictures[i])
 
-    def watched(model: Classifier, rgb: np.ndarray, ids: np.ndarray, **options: Any) -> np.ndarray:
-        (which,) = (i for i in range(3) if rgb.shape == expected(i).shape and (rgb == expected(i)).all())
-        assert ids.tolist() == rounds.of(rounds.first, which).classes.tolist() and options["grid"] == 4
-        seen.append(which)
-        return activation(model, rgb, ids, **options)
+    def watched(model: Classifier, batch: np.ndarray, classes: list, **options: Any) -> list[np.ndarray]:
+        for rgb, ids in zip(batch, classes, strict=True):
+            (which,) = (i for i in range(3) if rgb.shape == expected(i).shape and (rgb == expected(i)).all())
+            assert ids.tolist() == rounds.of(rounds.first, which).classes.tolist() and options["grid"] == 4
+            seen.append((which, len(ids)))
+        return activation(model, batch, classes, **options)
 
     monkeypatch.setattr(mine, "activation", watched)
     rounds.next(rounds.first, rounds.eraser(2), "2")
-    assert seen == [0, 1], "the image without tags needs no maps"
+    assert seen == [(0, 2), (1, 1), (2, 0)], "the last has no tags and needs no maps"
 
 
 def test_other_rules_compute_no_map_anew(rounds: Rounds) -> None:

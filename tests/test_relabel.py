@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import torch
 from colours import colour_segmenter, constant_segmenter, plain
 
 from pipeline import relabel
@@ -30,8 +31,8 @@ def test_labels_need_their_thresholds(settings: dict, expected: list[int], witho
     ids = np.array([0, 4, 9])
     scores = np.array([[0.8, 0.5, 0.2, 0.3], [0.1, 0.3, 0.7, 0.4], [0.1, 0.2, 0.1, 0.3]])[:, None]
     for background, labels in ((0, expected), (None, without), (9, without)):
-        found = relabel.decide(scores, ids, background, Relabel(**settings))
-        assert found.dtype == np.uint8
+        found = relabel.decide(torch.from_numpy(scores), ids, background, Relabel(**settings))
+        assert found.dtype == torch.uint8
         assert found[0].tolist() == labels
 
 

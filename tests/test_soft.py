@@ -18,7 +18,8 @@ from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
 from pipeline.kinds.crops import Crops
 from pipeline.kinds.labels import labels_at, write_labels
-from pipeline.kinds.soft import resize_maps, soft_at, write_soft
+from pipeline.kinds.pixels import resize_maps
+from pipeline.kinds.soft import soft_at, write_soft
 
 FILL = np.array([7, 7, 7], np.uint8)
 SIZES = ((30, 48), (20, 20), (17, 40))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,21 @@ import planted
 import pytest
 import torch
 import torchvision
-from conftest import CAM, ERASE, MINE, PATCHES, TINY, TRIPLET, content, demo_settings, kill_stage, prepare, stage
+from conftest import (
+    CAM,
+    ENVIRONMENT,
+    ERASE,
+    MINE,
+    PATCHES,
+    TINY,
+    TRIPLET,
+    content,
+    demo_settings,
+    kill_stage,
+    prepare,
+    stage,
+    words,
+)
 
 from pipeline.core import cli, integrity, store
 from pipeline.core.steps import METHODS
@@ -400,6 +416,80 @@ def test_sigkill_in_the_middle_then_the_same_command_gives_the_same_bytes(
         )
     else:
         assert "going on after iteration 1\n" in said
+
+
+# -------------------------------------------------------------------------------------------------- a quick start
+
+# Neither trains nor runs a network. `init` makes one.
+PLAIN = [
+    name
+    for name, about in CASES.items()
+    if not (METHODS[about.method].trains or METHODS[about.method].infers or about.stage == "init")
+]
+ALONE = """
+import json, runpy, sys
+for name, module, words in json.load(sys.stdin):
+    before, sys.argv = set(sys.modules), [module, *words]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as left:
+        assert not left.code, (name, left.code)
+    print(json.dumps([name, sorted({"torch", "torchvision"} & set(sys.modules) - before)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Command → what it was the first to load, of commands run one after the other in one fresh process."""
+    root = tmp_path_factory.mktemp("alone")
+    commands = []
+
+    def add(name: str, module: str, arguments: list[str]) -> None:
+        commands.append((name, f"pipeline.{module}", arguments))
+
+    collage.write(root / "photos", train=1, val=1, seed=0)  # larger than they are stored
+    source = {"format": "folder", "max_side": 80, "folder": {"root": str(root / "photos")}}
+    source |= {"classes": collage.compose(0, 0)[2], "other": "background"}
+    for kind in ("photographs", "tags", "masks"):
+        parents = {} if kind == "photographs" else {"photographs": root / "photographs.json"}
+        arguments = words("prepare", root / f"{kind}.json", source, **parents)
+        add(f"prepare-{kind}", "prepare", [*arguments, "--make", kind])
+    for name in PLAIN:
+        settings = {"method": CASES[name].method, **CASES[name].settings}
+        arguments = words(CASES[name].stage, root / f"{name}.json", settings, **given(name, made))
+        add(name, CASES[name].stage, [*arguments, "--threads", "1"])  # a process of its own would hide what it loads
+    see = {kind: made[kind] for kind in ("photographs", "masks")}
+    for kind in ("seeds", "labels"):
+        arguments = words("evaluate", root / f"{kind}.metrics.json", **see, of=made[kind])
+        add(f"evaluate-{kind}", "evaluate", [*arguments, "--threads", "1"])
+    shown = [
+        {"step": name, "method": CASES[name].method, "folder": name, "kind": kind, "manifest": str(made[name])}
+        for name in PLAIN
+        if (kind := METHODS[CASES[name].method].makes)
+    ]
+    shown.append({"step": "cam", "method": "cam", "folder": "cam", "kind": "seeds", "manifest": str(made["seeds"])})
+    flags = [word for kind in ("photographs", "tags", "masks") for word in (f"--{kind}", str(made[kind]))]
+    page = ["--recipe", "x", *flags, "--stages", json.dumps(shown), "--threads", "1", "--out", str(root / "x.html")]
+    add("report", "report", page)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        input=json.dumps(commands),
+        cwd=root,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["prepare-photographs", "prepare-tags", "prepare-masks", *PLAIN, "evaluate-seeds", "evaluate-labels", "report"],
+)
+def test_what_runs_no_network_loads_no_torch(name: str, loaded: dict[str, list[str]]) -> None:
+    """To its end. Torch takes two seconds of CPU to load, more than all else that these commands need to start."""
+    assert loaded[name] == []
 
 
 # ---------------------------------------------------------------------------------------------------- incremental

@@ -1,4 +1,4 @@
-"""Pixels of photographs and maps: resizing, jittering, cutting boxes out. No torch but where a line says so.
+"""Pixels of photographs and maps: resizing, jittering, cutting boxes out. No torch, which takes long to load.
 
 Legend: h x w a photograph, K maps, g cells a side of a stored map.
 """
@@ -12,19 +12,58 @@ from numpy.typing import NDArray
 
 VOID = 255  # unlabelled or void: never counted, never trained on
 LARGEST_CROP = 1024  # beyond it the integer sums of `crop` would leave int32
+BAND = 128  # rows that are resized at once
 
 
 def resize_image(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [h,w,3] → uint8 [height,width,3], bilinear with antialiasing."""
+    """uint8 [h,w,3] → uint8 [height,width,3], bilinear with antialiasing.
+
+    In whole numbers, first along rows, then along columns: the bytes torch gives (Pillow's, whose weights are finer,
+    differ by one level in up to a fifth of the pixels). Bands of rows bound the memory.
+    """
     if rgb.shape[:2] == (height, width):
         return rgb
-    import torch  # Pillow rounds otherwise: one level in up to a fifth of the pixels
+    planes = rgb.transpose(1, 2, 0)  # the axis to resize first; long runs are what numpy is quick at
+    if rgb.shape[1] != width:
+        starts = range(0, rgb.shape[0], BAND)
+        planes = np.concatenate([_resize_first(planes[..., at : at + BAND], width) for at in starts], 2)
+    planes = planes.transpose(2, 1, 0)
+    if rgb.shape[0] != height:
+        planes = _resize_first(planes, height)
+    return np.ascontiguousarray(planes.transpose(0, 2, 1))
 
-    tensor = torch.from_numpy(np.array(rgb, order="C")).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(
-        tensor, (height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+def _resize_first(array: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [n,...] → uint8 [size,...]."""
+    index, weight, bits = _triangles(len(array), size)
+    wide = array.astype(np.int32, order="C").reshape(len(array), -1)
+    total = np.full((size, wide.shape[1]), 1 << (bits - 1), np.int32)  # a half, for rounding
+    part = np.empty_like(total)
+    for sources, shares in zip(index, weight, strict=True):
+        np.take(wide, sources, 0, out=part, mode="clip")
+        part *= shares[:, None]
+        total += part
+    total >>= bits
+    return total.astype(np.uint8).reshape(size, *array.shape[1:])
+
+
+def _triangles(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
+    """The sources of each of `size` output pixels along an axis of this length, [taps,size], their weights in units of
+    2^-bits, and bits: as many as let every weight fit 16 bits.
+
+    A weight falls linearly from the pixel's centre to 0 one output pixel away, or one source pixel where it enlarges.
+    """
+    scale = length / size
+    reach = max(scale, 1.0)
+    centre = scale * (np.arange(size) + 0.5)
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    count = np.minimum((centre + reach + 0.5).astype(np.int64), length) - first
+    step = np.arange(min(count.max(), 2 * int(np.ceil(reach)) + 1))[:, None]
+    share = np.maximum(1 - np.abs((step + first - centre + 0.5) * (1 / reach)), 0)
+    share[step >= count] = 0
+    share /= np.add.accumulate(share)[-1]  # one after the other: a sum in another order may round otherwise
+    bits = max(bits for bits in range(23) if int(0.5 + share.max() * (1 << bits)) < 1 << 15)
+    return np.minimum(first + step, length - 1), (share * (1 << bits) + 0.5).astype(np.int32), bits
 
 
 def reduced(rgb: np.ndarray, max_side: int) -> np.ndarray:
@@ -50,17 +89,32 @@ def touching(labels: np.ndarray) -> np.ndarray:
     return np.stack(np.divmod(np.unique((low * count + high)[low < high]), count), axis=1)
 
 
+def resize_maps(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Float [K,h,w] → float32 [K,height,width]: plain bilinear between half-pixel centres, without antialiasing.
+
+    Weights are non-negative and sum to 1, so probabilities stay probabilities.
+    """
+    maps = maps.astype(np.float32, copy=False)
+    if maps.shape[1:] == (height, width):
+        return maps
+    low, high, share = _neighbours(maps.shape[1], height)
+    maps = maps[:, low] * (1 - share)[:, None] + maps[:, high] * share[:, None]
+    low, high, share = _neighbours(maps.shape[2], width)
+    return maps[..., low] * (1 - share) + maps[..., high] * share
+
+
+def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two sources of each of `size` places along an axis of this length, and the second one's weight."""
+    at = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+    low = at.astype(np.int64)
+    return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
+
+
 def from_grid(maps: np.ndarray, grid: int, h: int, w: int) -> np.ndarray:
     """Maps [K,g,g] with one cell per grid x grid pixels → [K,h,w]: bilinear for scores, nearest for integers."""
     maps = np.asarray(maps)[:, : -(-h // grid), : -(-w // grid)]
     if maps.dtype.kind == "f":
-        if not len(maps):  # an image without tags
-            return np.zeros((0, h, w), np.float32)
-        import torch  # rounds as its vector unit does, which numpy does not follow to the last bit
-
-        tensor = torch.from_numpy(maps.astype(np.float32))[None]
-        full = torch.nn.functional.interpolate(tensor, scale_factor=grid, mode="bilinear", align_corners=False)[0]
-        return full[:, :h, :w].numpy()
+        return resize_maps(maps, maps.shape[1] * grid, maps.shape[2] * grid)[:, :h, :w]
     return np.repeat(np.repeat(maps, grid, 1), grid, 2)[:, :h, :w]
 
 

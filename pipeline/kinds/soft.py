@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import store
 from pipeline.core.job import Job
 from pipeline.kinds import classes
-from pipeline.kinds.pixels import VOID, from_grid
+from pipeline.kinds.pixels import VOID, from_grid, resize_maps
 
 Soft = tuple[Sequence[int] | np.ndarray, np.ndarray]
 
@@ -100,27 +100,6 @@ def most_probable(slots: np.ndarray, maps: np.ndarray, labelled: np.ndarray) -> 
     found = np.asarray(slots[maps.argmax(0)], np.uint8)
     found[~labelled] = VOID
     return found
-
-
-def resize_maps(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Float [K,h,w] → float32 [K,height,width]: plain bilinear between half-pixel centres, without antialiasing.
-
-    Weights are non-negative and sum to 1, so probabilities stay probabilities.
-    """
-    maps = maps.astype(np.float32, copy=False)
-    if maps.shape[1:] == (height, width):
-        return maps
-    low, high, share = _neighbours(maps.shape[1], height)
-    maps = maps[:, low] * (1 - share)[:, None] + maps[:, high] * share[:, None]
-    low, high, share = _neighbours(maps.shape[2], width)
-    return maps[..., low] * (1 - share) + maps[..., high] * share
-
-
-def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two sources of each of `size` places along an axis of this length, and the second one's weight."""
-    at = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
-    low = at.astype(np.int64)
-    return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
 
 
 def _cells(photographs: store.Artifact, i: int, grid: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.core.processes import in_batches
 from pipeline.core.store import Artifact
 from pipeline.core.train import autocast
 from pipeline.kinds import classes as kinds
@@ -106,52 +107,65 @@ def load_classifier(artifact: Artifact) -> Classifier:
 def activation(
     model: Classifier,
     rgb: np.ndarray,
-    classes: Sequence[int] | np.ndarray,
+    classes: Sequence[Sequence[int] | np.ndarray],
     *,
     grid: int,
     scales: Sequence[float],
     flip: bool,
     device: str,
     precision: str,
-) -> np.ndarray:
-    """Class activation maps of these class ids, float32 [len(classes), ceil(h/grid), ceil(w/grid)] in [0,1].
+) -> list[np.ndarray]:
+    """Class activation maps of each photograph's class ids, float32 [K, ceil(h/grid), ceil(w/grid)] in [0,1].
 
     Zhou et al. 2016, in the multi-scale form of Ahn & Kwak 2018: ReLU maps of all scales and their mirror images are
-    summed and divided by each class's maximum. rgb: uint8 [h,w,3].
+    summed and divided by each class's maximum. rgb: uint8 [B,h,w,3]. classes: K ids for each of the B. All is computed
+    on the device.
     """
-    height, width = rgb.shape[:2]
-    total = torch.zeros(len(classes), height, width)
-    chosen, photograph = model.columns(classes), to_tensor(rgb)[None]
+    height, width = rgb.shape[1:3]
+    counts = [len(ids) for ids in classes]
+    if not any(counts):
+        return [np.zeros((0, -(-height // grid), -(-width // grid)), np.float32) for _ in classes]
+    owner = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)], dtype=torch.long, device=device)
+    column = torch.tensor([k for ids in classes for k in model.columns(ids)], dtype=torch.long, device=device)
+    total = torch.zeros(len(owner), height, width, device=device)
+    photographs = to_tensor(rgb).to(device)
     for scale in scales:
         h, w = (max(SMALLEST, round(side * scale)) for side in (height, width))
-        x = resized(photograph, h, w)
+        x = resized(photographs, h, w)
         if flip:
             x = torch.cat([x, x.flip(3)])
-        x = model.trunk.whole(x.to(device))
+        x = model.trunk.whole(x)
         with autocast(device, precision):
-            maps = model.maps(x)[:, chosen].float().relu().cpu()
+            maps = model.maps(x)
+        maps = maps.unflatten(0, (-1, len(rgb)))[:, owner, column].float().relu()  # [views, maps, h', w']
         # Cells → the padded pixels they were made from → the photograph's pixels: no step shifts the map.
         maps = F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)[..., :h, :w]
         if flip:
             maps = torch.stack([maps[0], maps[1].flip(2)])
         total += F.interpolate(maps, (height, width), mode="bilinear", align_corners=False).sum(0)
     total = F.avg_pool2d(total[None], grid, ceil_mode=True, count_include_pad=False)[0]
-    return (total / (total.amax((1, 2), keepdim=True) + 1e-5)).numpy()
+    total = total / (total.amax((1, 2), keepdim=True) + 1e-5)
+    return np.split(total.cpu().numpy(), np.cumsum(counts)[:-1])
 
 
 @torch.no_grad()
-def tag_scores(model: Classifier, rgb: np.ndarray, *, device: str, precision: str) -> np.ndarray:
-    """Scores of the foreground classes in one photograph, uint8 [h,w,3] → float32 [F]."""
+def tag_scores(model: Classifier, rgb: np.ndarray, *, device: str, precision: str) -> Tensor:
+    """Scores of the foreground classes in photographs of one size, uint8 [B,h,w,3] → float32 [B,F] on the device."""
     with autocast(device, precision):
-        return model(to_tensor(rgb)[None].to(device))[0].float().cpu().numpy()
+        return model(to_tensor(rgb).to(device)).float()
 
 
 def tag_probabilities(
-    model: Classifier, rgb: np.ndarray, classes: Sequence[int] | np.ndarray, *, device: str, precision: str
-) -> np.ndarray:
-    """How sure the classifier is of these class ids in one photograph, float32 [len(classes)]."""
-    scores = tag_scores(model, rgb, device=device, precision=precision)
-    return torch.from_numpy(scores).sigmoid().numpy()[model.columns(classes)]
+    model: Classifier,
+    rgb: np.ndarray,
+    classes: Sequence[Sequence[int] | np.ndarray],
+    *,
+    device: str,
+    precision: str,
+) -> list[np.ndarray]:
+    """How sure the classifier is of each photograph's class ids: uint8 [B,h,w,3], K ids for each → float32 [K] each."""
+    sure = tag_scores(model, rgb, device=device, precision=precision).sigmoid().cpu().numpy()
+    return [row[model.columns(ids)] for row, ids in zip(sure, classes, strict=True)]
 
 
 def recall(
@@ -162,14 +176,18 @@ def recall(
     *,
     device: str,
     precision: str,
+    batch: int = 1,
 ) -> float:
     """Share of the tagged images whose best-scoring class is one of their tags: how much is still recognised.
 
-    image: row → uint8 [h,w,3]. tags: bool [N,C] over all class ids.
+    image: row → uint8 [h,w,3]. tags: bool [N,C] over all class ids. batch: how many images are looked at together.
     """
-    known, hits, count = tags[:, list(model.foreground)], 0, 0
-    for i in rows:
-        if known[i].any():
-            hits += bool(known[i][tag_scores(model, image(int(i)), device=device, precision=precision).argmax()])
-            count += 1
-    return hits / max(count, 1)
+    known = tags[:, list(model.foreground)]
+    tagged = [int(i) for i in rows if known[i].any()]
+
+    def best(pictures: list[np.ndarray]) -> list[int]:
+        return tag_scores(model, np.stack(pictures), device=device, precision=precision).argmax(1).cpu().tolist()
+
+    found = in_batches(best, map(image, tagged), np.shape, batch, ahead=4 * batch)
+    hits = sum(bool(known[i, k]) for i, k in zip(tagged, found, strict=True))
+    return hits / max(len(tagged), 1)

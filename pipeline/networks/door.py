@@ -1,8 +1,8 @@
 """One door from a model to its masks.
 
 `open_network` gives an object that takes photographs and the classes possible in them, whatever method made the model.
-`refined_probabilities` and `predict_labels` go from one photograph to what is scored, shown, trained on and written:
-everybody uses them, so what the report shows is what was scored.
+`predict_batch` goes from photographs of one size to what is scored, shown and written, and `predict_labels` from one:
+everybody uses them, so what the report shows is what was scored. On a GPU all is computed there, but the CRF.
 
 Legend: B photographs of one size, C classes, K of them possible, h x w the photograph in pixels.
 """
@@ -157,10 +157,11 @@ def gated(scores: Tensor, possible: np.ndarray | Tensor | None) -> Tensor:
         raise ValueError(
             f"possible classes {mask.dtype} {list(mask.shape)} found; bool {list(scores.shape[:2])} expected"
         )
-    if bool(mask.all()):
-        return scores
-    if not bool(mask.any(1).all()):
-        raise ValueError("possible classes: a photograph without any; at least one each expected")
+    if mask.device.type == "cpu":  # a network's own, on a GPU, is not waited for
+        if bool(mask.all()):
+            return scores
+        if not bool(mask.any(1).all()):
+            raise ValueError("possible classes: a photograph without any; at least one each expected")
     mask = mask.to(scores.device)[:, :, None, None]
     scores = scores * mask
     total = scores[:, :1].clone()  # one after the other: the same sum however many classes are impossible
@@ -211,27 +212,30 @@ def open_network(
     return DOORS[method](artifact, device, precision, scales, flip)
 
 
-# ------------------------------------------------------------------------- from a photograph to its label map
+# ----------------------------------------------------------------------- from photographs to their label maps
 
 
-def refined_probabilities(
-    network: Network, rgb: np.ndarray, possible: np.ndarray | None = None, crf: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """One photograph uint8 [h,w,3] → ids of its possible classes, int64 [K], and their probabilities, float32 [K,h,w].
+def predict_batch(
+    network: Network,
+    rgb: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    possible: np.ndarray | None = None,
+    crf: bool = False,
+) -> list[np.ndarray]:
+    """The label map of each photograph, class ids uint8 [height,width] at its entry of `sizes`.
 
-    possible: bool [C], None: all that the network gives any probability. crf: refined by the dense CRF of DeepLab-v2.
+    rgb: uint8 [B,h,w,3], as stored: the CRF runs at that size. sizes: where the labels are wanted, e.g. the original's.
+    possible: bool [B,C], None: all.
     """
-    mask = None if possible is None else np.asarray(possible)[None]
-    scores = network.probabilities(rgb[None], mask)[0]
-    ids = np.flatnonzero((scores.amax((1, 2)) > 0).cpu().numpy() if possible is None else possible)
-    chosen = scores.cpu().numpy()
-    chosen = chosen if len(ids) == len(chosen) else chosen[ids]
-    return ids, refine(rgb, chosen) if crf else chosen
-
-
-def refine(rgb: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The CRF that `crf: true` means for a network: uint8 [h,w,3] and float32 [K,h,w] → float32 [K,h,w]."""
-    return dense_crf(rgb, probabilities, DeepLabKernels())
+    if not crf:
+        return [
+            labels_of(scores, *size) for scores, size in zip(network.probabilities(rgb, possible), sizes, strict=True)
+        ]
+    found = []
+    for one, size, (ids, scores) in zip(rgb, sizes, likely(network, rgb, possible), strict=True):
+        places = labels_of(torch.from_numpy(refine(one, scores)), *size)
+        found.append(ids.astype(np.uint8)[places])
+    return found
 
 
 def predict_labels(
@@ -241,16 +245,34 @@ def predict_labels(
     possible: np.ndarray | None = None,
     crf: bool = False,
 ) -> np.ndarray:
-    """The label map of one photograph, class ids uint8 [height,width] at `size`.
-
-    rgb: uint8 [h,w,3], as stored: the CRF runs at that size. size: where the labels are wanted, e.g. the original's.
-    possible: bool [C], None: all.
-    """
-    if crf:
-        ids, scores = refined_probabilities(network, rgb, possible, crf=True)
-        return ids.astype(np.uint8)[labels_of(torch.from_numpy(scores), *size)]
+    """The same for one photograph uint8 [h,w,3]. possible: bool [C], None: all."""
     mask = None if possible is None else np.asarray(possible)[None]
-    return labels_of(network.probabilities(rgb[None], mask)[0], *size)
+    return predict_batch(network, rgb[None], [size], mask, crf)[0]
+
+
+def likely(
+    network: Network, rgb: np.ndarray, possible: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Photographs uint8 [B,h,w,3] → of each the ids of its possible classes, int64 [K], and their probabilities,
+    float32 [K,h,w], on the CPU: for the CRF. possible: bool [B,C], None: all that the network gives any probability."""
+    chosen = []
+    for b, scores in enumerate(network.probabilities(rgb, possible).cpu().numpy()):
+        ids = np.flatnonzero(scores.any((1, 2)) if possible is None else possible[b])
+        chosen.append((ids, scores if len(ids) == len(scores) else scores[ids]))
+    return chosen
+
+
+def refined_probabilities(
+    network: Network, rgb: np.ndarray, possible: np.ndarray | None = None, crf: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """`likely` for one photograph uint8 [h,w,3]. possible: bool [C], None: all. crf: refined by it."""
+    ids, scores = likely(network, rgb[None], None if possible is None else np.asarray(possible)[None])[0]
+    return ids, refine(rgb, scores) if crf else scores
+
+
+def refine(rgb: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The CRF that `crf: true` means for a network, DeepLab-v2's: uint8 [h,w,3], float32 [K,h,w] → float32 [K,h,w]."""
+    return dense_crf(rgb, probabilities, DeepLabKernels())
 
 
 def labels_of(scores: Tensor, height: int, width: int) -> np.ndarray:
@@ -259,7 +281,7 @@ def labels_of(scores: Tensor, height: int, width: int) -> np.ndarray:
     Done in bands of rows: the scores of a 12-megapixel photograph would not fit into memory.
     """
     classes, h, _ = scores.shape
-    out = np.empty((height, width), np.uint8)
+    out = torch.empty((height, width), dtype=torch.uint8, device=scores.device)
     at = np.clip((np.arange(height) + 0.5) * h / height - 0.5, 0, h - 1)
     top = at.astype(np.int64)
     bottom, share = np.minimum(top + 1, h - 1), (at - top).astype(np.float32)[:, None]
@@ -269,5 +291,5 @@ def labels_of(scores: Tensor, height: int, width: int) -> np.ndarray:
         rows = slice(start, start + band)
         mixed = scores[:, upper[rows]] * (1 - part[rows]) + scores[:, lower[rows]] * part[rows]
         wide = F.interpolate(mixed, width, mode="linear", align_corners=False)
-        out[rows] = wide.argmax(0).byte().cpu().numpy()
-    return out
+        out[rows] = wide.argmax(0)
+    return out.cpu().numpy()

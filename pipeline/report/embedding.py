@@ -1,4 +1,4 @@
-"""How well a backbone tells labelled patches apart: features, two scores, and a flat map of them.
+"""How well features (features.py) tell labelled patches apart: which patches, two scores, and a flat map.
 
 Legend: P patches, D features of a patch.
 """
@@ -6,15 +6,10 @@ Legend: P patches, D features of a patch.
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from pipeline.core.store import Artifact
-from pipeline.core.train import autocast
-from pipeline.kernels.triplets import embed
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import crop
-from pipeline.networks.trunk import Backbone
 
 
 def choose_patches(bank: Artifact, most: int, seed: int = 0) -> np.ndarray:
@@ -32,19 +27,6 @@ def patch_images(pictures: Artifact, bank: Artifact, rows: np.ndarray, size: int
     """These patches, cut out, uint8 [P,size,size,3]."""
     sources, boxes = bank.read("image"), bank.read("box")
     return np.stack([crop(photographs.image(pictures, int(sources[row])), boxes[row], size) for row in rows])
-
-
-@torch.inference_mode()
-def features(net: Backbone, patches: np.ndarray, pool: int, device: str, precision: str) -> np.ndarray:
-    """What triplet tuning compares: the embedding, pooled to pool x pool, flattened, of length 1. f32 [P,D]."""
-    net.to(device).eval()
-    out = []
-    for start in range(0, len(patches), 32):
-        x = torch.from_numpy(np.ascontiguousarray(patches[start : start + 32].transpose(0, 3, 1, 2)))
-        with autocast(device, precision):
-            maps = net.embedding(x.to(device))
-        out.append(embed(F.adaptive_avg_pool2d(maps.float(), pool)).cpu())
-    return torch.cat(out).numpy()
 
 
 def neighbour_accuracy(vectors: np.ndarray, classes: np.ndarray, images: np.ndarray) -> float:

@@ -134,6 +134,7 @@ def embedding_maps(data: Dataset, stages: Sequence[Stage], device: str, precisio
         if source is None or before is None:
             continue
         from pipeline.networks.backbones import load_backbone  # see `predictor`
+        from pipeline.report.features import features
 
         bank = source.artifact
         rows = embedding.choose_patches(bank, PATCHES)
@@ -144,7 +145,7 @@ def embedding_maps(data: Dataset, stages: Sequence[Stage], device: str, precisio
         panels = []
         for stage in (before, after):
             net = load_backbone(stage.artifact, after.settings["stride"])
-            vectors = embedding.features(net, patches, after.settings["pool"], device, precision)
+            vectors = features(net, patches, after.settings["pool"], device, precision)
             points, method = embedding.flatten(vectors)
             panels.append(
                 {
@@ -274,9 +275,10 @@ def main(argv: list[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     evaluate = parse_block(Evaluate, args.evaluate, "--evaluate")
     data, stages = Dataset.open(args.photographs, args.tags, args.masks), read_stages(args.stages)
-    cli.limit_threads(args.threads)
     # Without a model the job asks the cluster for no GPU (rules/report.smk), so it must not take one.
     network = any(stage.kind == "model" for stage in stages)
+    if network or any(stage.method == "triplet" for stage in stages):
+        cli.limit_threads(args.threads)
     device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
     run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
     if args.listing:
