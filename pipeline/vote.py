@@ -2,15 +2,17 @@
 
 "Learning to segment with image-level annotations", Pattern Recognition 2016. Three steps for each tag c of an image I:
 
-1. H_c(I), its confident hypotheses: the `most` best in s_c, of these the ones with s_c >= `confident` · max s_c.
+1. H_c(I), its confident hypotheses: of the `most` best as objects, those with s_c >= `confident` · max s_c.
 2. What recurs in other images of the class is the class: D_c(h) is the mean, over up to `partners` other images I' of
    the class, of the distance to the nearest of H_c(I'), 1 - cos(φ, φ'). The `keep` smallest stay.
 3. Votes: M_c(u) = Σ_h w_h · 1[u ∈ h], with w_h = s_c(h) · exp(-D_c(h) / sigma); divided by its maximum.
 
 Ours where the description leaves it open: all numbers and the weight w_h; the mean for the sum, so that D does not grow
 with the class; a sample of the class, evenly spaced over its images; φ, the mean of the classifier's last feature map
-inside the box, of length 1, from one pass over the photograph; s_c, the softmax over the classes of the linear score of
-that mean (sigmoid for a classifier trained by `loss: soft_margin`). Segments vote where `by` says so, else boxes.
+inside the box, of length 1, from one pass over the photograph; s_c, log(1 + e^v) of the linear score v of that mean: as
+good as v where a class is seen and never negative. (Probabilities reach 1 for half of all hypotheses, and tell no good
+one from a better one.) The best as objects and not the best in s_c, since a mean is largest in the small boxes around
+the most telling part. Segments vote where `by` says so, else boxes.
 
 Reads: photographs, tags, hypotheses, classifier (of `hcp`). Makes: seeds, as `cam` does: scores f16 [N,K,g,g] in
 [0,1], classes u8 [N,K], claimed u8 [N,K,g,g]. A row rests on its own photograph and on the sample: a change in the
@@ -55,9 +57,9 @@ class Candidates(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- the rules
 
 
-def confident(scores: np.ndarray, most: int, share: float) -> np.ndarray:
-    """Positions of the `most` best of scores [M], best first, without those below share x the best one: i64 [n]."""
-    order = np.argsort(-scores, kind="stable")[:most]
+def confident(scores: np.ndarray, share: float) -> np.ndarray:
+    """Positions of the scores [M] that are at least share x the best one, best first: i64 [n]."""
+    order = np.argsort(-scores, kind="stable")
     return order[scores[order] >= share * scores[order[0]]]
 
 
@@ -97,17 +99,16 @@ def evenly(rows: np.ndarray, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def seen(
-    model: Classifier, rgb: np.ndarray, boxes: np.ndarray, softmax: bool, device: str, precision: str
+    model: Classifier, rgb: np.ndarray, boxes: np.ndarray, device: str, precision: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the network says of boxes [M,4] of a photograph u8 [h,w,3]: scores f64 [M,F], of the foreground classes in
-    order, and features f32 [M,D] of length 1."""
+    """What the network says of boxes [M,4] of a photograph u8 [h,w,3]: scores f64 [M,F] > 0, of the foreground classes
+    in order, and features f32 [M,D] of length 1."""
     x = model.trunk.whole(to_tensor(rgb)[None].to(device))
     with autocast(device, precision):
         maps = model.trunk(x)[-1]
     features = means(maps, torch.from_numpy(boxes)[None].to(device), x.shape[2] / maps.shape[2])[0]
-    linear = F.linear(features, model.score.weight.flatten(1)).double()
-    scores = linear.softmax(1) if softmax else linear.sigmoid()
-    return scores.cpu().numpy(), F.normalize(features, dim=1).cpu().numpy()
+    scores = F.linear(features, model.score.weight.flatten(1)).double()
+    return F.softplus(scores).cpu().numpy(), F.normalize(features, dim=1).cpu().numpy()
 
 
 def finder(
@@ -118,11 +119,11 @@ def finder(
     sample: class → rows that others are compared with. keys: what each photograph is; none is compared with itself.
     """
     settings: Vote = job.settings
-    pictures, source, classifier = job.photographs, job.inputs["hypotheses"], job.inputs["classifier"]
-    model, softmax = for_inference(load_classifier(classifier), job.device), losses_of(classifier) == "squared"
+    pictures, source = job.photographs, job.inputs["hypotheses"]
+    model = for_inference(load_classifier(job.inputs["classifier"]), job.device)
 
     def boxes(i: int) -> np.ndarray:
-        found = hypotheses.boxes(source, i)
+        found = hypotheses.boxes(source, i)[: settings.most]
         return found if len(found) else np.array([[0, 0, *photographs.size(pictures, i)]])
 
     def inside(i: int, chosen: np.ndarray) -> list[np.ndarray] | None:
@@ -134,9 +135,9 @@ def finder(
         ids = slots[i][slots[i] != VOID]
         if not len(ids):
             return []
-        scores, features = seen(model, photographs.image(pictures, i), boxes(i), softmax, job.device, job.precision)
+        scores, features = seen(model, photographs.image(pictures, i), boxes(i), job.device, job.precision)
         columns = scores[:, model.columns(ids)].T
-        kept = [confident(column, settings.most, settings.confident) for column in columns]
+        kept = [confident(column, settings.confident) for column in columns]
         return [Candidates(k, s[k], features[k].astype(np.float16)) for k, s in zip(kept, columns, strict=True)]
 
     @cache
@@ -169,11 +170,6 @@ def finder(
     return all_of
 
 
-def losses_of(classifier: store.Artifact) -> str:
-    """Which of hcp.py's losses trained it."""
-    return str(classifier.manifest["settings"]["loss"])
-
-
 def run(job: Job) -> None:
     settings: Vote = job.settings
     tags, classifier = job.inputs["tags"], job.inputs["classifier"]
@@ -188,8 +184,9 @@ def run(job: Job) -> None:
 
     # Erasing compares its loss with the first round's, which a squared loss would not be comparable with.
     first: dict[str, Any] = {}
-    if losses_of(classifier) == "soft_margin":
-        first = {"loss": float(classifier["curve_loss"][-1]), "epochs": classifier.manifest["settings"]["epochs"]}
+    trained = classifier.manifest["settings"]
+    if trained["loss"] == "soft_margin":
+        first = {"loss": float(classifier["curve_loss"][-1]), "epochs": trained["epochs"]}
     seeds.write(
         job,
         slots,

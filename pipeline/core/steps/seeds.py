@@ -118,8 +118,8 @@ class Vote(Claims):
     seeded: ClassVar[bool] = False  # follows its classifier's seed
     infers: ClassVar[bool] = True
     method: Literal["vote"] = "vote"
-    most: int = Field(50, ge=1, description="hypotheses of a tag that are compared between images, best score first")
-    confident: float = Field(0.5, ge=0, le=1, description="of these, those with this share of the best one's score")
+    most: int = Field(50, ge=1, description="hypotheses of a photograph that are looked at, the best as objects")
+    confident: float = Field(0.5, ge=0, le=1, description="of these, those with this share of a tag's best score")
     partners: int = Field(200, ge=0, description="images of a class that an image is compared with; 0: no re-ranking")
     keep: int = Field(20, ge=1, description="hypotheses of a tag that vote: those with the nearest likes elsewhere")
     sigma: float = Field(0.1, gt=0, description="of exp(-distance / sigma), which weighs a vote beside its score")
