@@ -26,7 +26,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 CONFIGS, BENCHMARKS = (sorted((ROOT / folder).glob("*.yaml")) for folder in ("configs", "benchmarks"))
 VOC = ROOT / "configs" / "voc2012.yaml"
-BASES = {"voc_mini": [VOC], "mix_and_match": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"]}  # what is read before
+BASES = {
+    "voc_mini": [VOC],
+    "mix_and_match": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
+    "systems": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
+}  # what is read before
 SETTINGS = [*METHODS.values(), *reference.BLOCKS.values()]
 
 

@@ -109,8 +109,13 @@ def labelled_split(data: Dataset) -> str:
 
 def makers_of(album: Album) -> dict[str, Callable[[store.Artifact, str], Maker]]:
     """What draws an artifact of a kind, given its title; kinds that no network is needed for."""
-    draw = {"saliency": album.saliency, "hypotheses": album.hypotheses, "seeds": album.seeds}
-    return draw | {"labels": album.labels, "soft": album.soft}
+    return {
+        "saliency": album.saliency,
+        "hypotheses": album.hypotheses,
+        "seeds": album.seeds,
+        "labels": album.labels,
+        "soft": album.soft,
+    }
 
 
 def galleries(
