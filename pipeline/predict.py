@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         print(f"{len(photos) - len(todo)} of {len(photos)} photos have their mask already; --overwrite makes them anew")
     untagged = sum(photo.name not in tags and Path(photo.name).name not in tags for photo in todo) if tags else 0
     if untagged:
-        print(f"{untagged} photos are not in {args.tags}: every class is possible there")
+        print(f"{untagged} photos are not in {args.tags}: there the network alone decides")
     masks, failed = masks_of(args, artifact), dict[Path, str]()
     if args.overwrite:  # now, not one by one: a run that is stopped must not leave masks of two models behind
         for photo in todo:

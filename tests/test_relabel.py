@@ -54,7 +54,7 @@ def test_a_rescued_class_has_its_most_probable_pixels_and_the_surer_of_two_wins(
     scores = 0.01 + rng.random((4, 30, 40)) * np.array([0.5, 0.05, 0.05, 0.5])[:, None, None]
     scores[1:3, 10:14, 20:24] += 0.2  # the two lost ones are surest in the same 16 places
     scores = (scores / scores.sum(0)).astype(np.float32)
-    found = relabel.decide(scores, ids, 0, Relabel(foreground=0.9, background=0.9))
+    found = relabel.decide(torch.from_numpy(scores), ids, 0, Relabel(foreground=0.9, background=0.9)).numpy()
     lost = np.array([False, True, True, False])
     out = relabel.rescue(found, scores, lost, ids)
     np.testing.assert_array_equal(out, rescued_slowly(found, scores, [1, 2], ids))
