@@ -34,6 +34,7 @@ from conftest import (
 
 from pipeline.core import cli, integrity, store
 from pipeline.core.steps import METHODS
+from pipeline.core.steps.seeds import Hcp
 from pipeline.datasets import collage
 from pipeline.kinds import classes, hypotheses, labels, photographs, tags
 from pipeline.kinds.pixels import VOID
@@ -60,6 +61,7 @@ def case(method: str, settings: dict | None = None, roles: tuple[str, ...] = (),
 
 
 PROXY, SEGMENT = {**TINY, "border": 4, "pixels": 32}, {**TINY, "width": 16}
+HCP = {**TINY, "hypothesis_epochs": 1, "per_image": 4}
 CASES = {
     "imagenet": case("imagenet"),
     "random": case("random", same="weights"),
@@ -72,6 +74,8 @@ CASES = {
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
     "erase-planted": case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="planted", weights="weights"),
     "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
+    "hcp": case("hcp", HCP, KNOW, hypotheses="hypotheses", weights="weights"),
+    "vote": case("vote", {}, KNOW, hypotheses="hypotheses", classifier="hcp"),
     "mine": case("mine", MINE, SEE, same="mined", seeds="seeds", classifier="eraser"),
     "mine-planted": case("mine", MINE, SEE, seeds="planted", classifier="erase-planted"),
     "mine-last": case("mine", {**MINE, "stop_mined": 1.0}, SEE, seeds="seeds", classifier="eraser"),
@@ -185,7 +189,7 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
             for i in photographs.split(pictures, "train"):
                 assert slots[i][slots[i] != VOID].tolist() == np.flatnonzero(table[i]).tolist()
             rounds = len(artifact.meta["rounds"])
-            assert rounds == (1 if CASES[name].method == "cam" else 2)
+            assert rounds == (1 if CASES[name].method in ("cam", "vote") else 2)
             assert set(np.unique(claimed)) == set(range(rounds + 1)), "each round has claimed something"
         case "labels":
             found, covered = artifact.read("labels"), artifact.read("covered")
@@ -274,6 +278,7 @@ def test_erasing_works_on_seeds_of_any_maker(made: dict[str, Path]) -> None:
     [
         ("cam", {"threshold": 0.2}),
         ("cam", {"reading": "top_pixels", "largest": 0.3}),
+        ("vote", {"threshold": 0.2}),
         ("mine", {"threshold": 0.2, "recognised": 0.5}),
         ("mine", {"elsewhere": False, "stop_mined": 0.9}),
     ],
@@ -356,6 +361,13 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     covered = np.isin(np.arange(count), photographs.split(pictures, "train"))
     first = np.stack([np.zeros(count), slots[:, 0]], 1)
     planted.soft(made["soft"], maps, first, 4, len(names), covered=covered, names=names)
+    made["corners"], made["hcp"] = root / "corners.json", root / "hcp.json"
+    corners = np.array([[0, 0, 24, 24], [16, 16, 48, 48]])
+    masks = [np.ones((24, 24), bool), np.ones((32, 32), bool)]
+    planted.hypotheses(made["corners"], [hypotheses.Hypotheses(corners, np.arange(2), masks)] * count)
+    plain = store.Artifact(made["classifier"])
+    arrays = {name: plain.read(name) for name in plain.manifest["arrays"]}
+    planted.table_artifact(made["hcp"], "classifier", arrays, plain.meta, planted.header(Hcp(crop=64)))
     stage("erase", made["eraser"], {**ERASE, **short}, **know, seeds=made["seeds"], weights=made["weights"])
     stage("masks", made["few"], **know, masks=made["masks"])
     stage("patches", made["patches"], PATCHES, **see, labels=made["few"])
@@ -372,6 +384,7 @@ KILLED = {
     "hypotheses": (JOURNAL, case("hypotheses", {"regions": [300]}, SEE)),
     "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
     "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
+    "vote": (JOURNAL, case("vote", {}, KNOW, hypotheses="corners", classifier="hcp")),
     "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
     "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
     "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
@@ -381,6 +394,10 @@ KILLED = {
     "harden": (JOURNAL, case("harden", {}, SEE, soft="soft")),
     "proxy": (CHECKPOINT, case("proxy", {**SHORT, "pixels": 16, "hidden": 16}, SEE)),
     "classify": (CHECKPOINT, case("classify", SHORT, KNOW, weights="weights")),
+    "hcp": (
+        CHECKPOINT,
+        case("hcp", {**HCP, **SHORT, "hypothesis_epochs": 0.1}, KNOW, hypotheses="corners", weights="weights"),
+    ),
     "erase": (CHECKPOINT, case("erase", {**ERASE, **SHORT}, KNOW, seeds="seeds", weights="weights")),
     "triplet": (CHECKPOINT, case("triplet", {**TRIPLET, "epochs": 0.5}, SEE, patches="patches", weights="weights")),
     "segment": (CHECKPOINT, case("segment", {**SHORT, "width": 16}, SEE, labels="few", weights="weights")),
@@ -529,6 +546,8 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "classifier": case("classify", one, KNOW, weights="proxy"),
         "seeds": case("cam", CAM, KNOW, classifier="classifier"),
         "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),
+        "hcp": case("hcp", {**HCP, **one}, KNOW, hypotheses="boxes", weights="random"),
+        "voted": case("vote", {}, KNOW, hypotheses="boxes", classifier="hcp"),
         "mined": case("mine", MINE, SEE, seeds="seeds", classifier="eraser"),
         "pseudo": case("crf", {}, SEE, seeds="mined", saliency="saliency"),
         "true": case("masks", {}, KNOW, masks="masks"),
