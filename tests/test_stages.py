@@ -52,6 +52,7 @@ CASES = {
     "saliency-rbd": case("saliency", {}, SEE, same="saliency"),
     "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
     "cam": case("cam", CAM, KNOW, same="seeds", classifier="classifier"),
+    "excitation": case("excitation", CAM, KNOW, classifier="classifier"),
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
     "erase-planted": case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="planted", weights="weights"),
     "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
@@ -162,7 +163,7 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
             for i in photographs.split(pictures, "train"):
                 assert slots[i][slots[i] != VOID].tolist() == np.flatnonzero(table[i]).tolist()
             rounds = len(artifact.meta["rounds"])
-            assert rounds == (1 if CASES[name].method == "cam" else 2)
+            assert rounds == (1 if CASES[name].method in ("cam", "excitation") else 2)
             assert set(np.unique(claimed)) == set(range(rounds + 1)), "each round has claimed something"
         case "labels":
             found, covered = artifact.read("labels"), artifact.read("covered")
@@ -231,6 +232,7 @@ def test_erasing_works_on_seeds_of_any_maker(made: dict[str, Path]) -> None:
     [
         ("cam", {"threshold": 0.2}),
         ("cam", {"reading": "top_pixels", "largest": 0.3}),
+        ("excitation", {"threshold": 0.2}),
         ("mine", {"threshold": 0.2, "recognised": 0.5}),
         ("mine", {"elsewhere": False, "stop_mined": 0.9}),
     ],
@@ -309,6 +311,7 @@ KILLED = {
     "saliency": (JOURNAL, case("saliency", {}, SEE)),
     "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
     "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
+    "excitation": (JOURNAL, case("excitation", CAM, KNOW, classifier="classifier")),
     "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
     "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
     "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
@@ -384,8 +387,9 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "saliency": case("saliency", {}, SEE),
         "classifier": case("classify", one, KNOW, weights="proxy"),
         "seeds": case("cam", CAM, KNOW, classifier="classifier"),
-        "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),
-        "mined": case("mine", MINE, SEE, seeds="seeds", classifier="eraser"),
+        "excited": case("excitation", CAM, KNOW, classifier="classifier"),
+        "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="excited", weights="random"),
+        "mined": case("mine", MINE, SEE, seeds="excited", classifier="eraser"),
         "pseudo": case("crf", {}, SEE, seeds="mined", saliency="saliency"),
         "true": case("masks", {}, KNOW, masks="masks"),
         "labels": case("merge", {"by": "class"}, SEE, true="true", pseudo="pseudo"),
