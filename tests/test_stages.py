@@ -71,6 +71,7 @@ CASES = {
     "hypotheses": case("hypotheses", {"clusters": 5}, SEE),
     "classify": case("classify", TINY, KNOW, same="classifier", weights="weights"),
     "cam": case("cam", CAM, KNOW, same="seeds", classifier="classifier"),
+    "excitation": case("excitation", CAM, KNOW, classifier="classifier"),
     "erase": case("erase", ERASE, KNOW, same="eraser", seeds="seeds", weights="weights"),
     "erase-planted": case("erase", {**ERASE, "epochs": 0.5}, KNOW, seeds="planted", weights="weights"),
     "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
@@ -189,7 +190,7 @@ def test_the_artifact_is_what_its_kind_promises(name: str, made: dict[str, Path]
             for i in photographs.split(pictures, "train"):
                 assert slots[i][slots[i] != VOID].tolist() == np.flatnonzero(table[i]).tolist()
             rounds = len(artifact.meta["rounds"])
-            assert rounds == (1 if CASES[name].method in ("cam", "vote") else 2)
+            assert rounds == (1 if CASES[name].method in ("cam", "excitation", "vote") else 2)
             assert set(np.unique(claimed)) == set(range(rounds + 1)), "each round has claimed something"
         case "labels":
             found, covered = artifact.read("labels"), artifact.read("covered")
@@ -279,6 +280,7 @@ def test_erasing_works_on_seeds_of_any_maker(made: dict[str, Path]) -> None:
         ("cam", {"threshold": 0.2}),
         ("cam", {"reading": "top_pixels", "largest": 0.3}),
         ("vote", {"threshold": 0.2}),
+        ("excitation", {"threshold": 0.2}),
         ("mine", {"threshold": 0.2, "recognised": 0.5}),
         ("mine", {"elsewhere": False, "stop_mined": 0.9}),
     ],
@@ -385,6 +387,7 @@ KILLED = {
     "crf": (JOURNAL, case("crf", {"iterations": 2}, SEE, seeds="seeds")),
     "cam": (JOURNAL, case("cam", {"scales": [1.0, 0.5], "flip": False}, KNOW, classifier="classifier")),
     "vote": (JOURNAL, case("vote", {}, KNOW, hypotheses="corners", classifier="hcp")),
+    "excitation": (JOURNAL, case("excitation", CAM, KNOW, classifier="classifier")),
     "mine": (JOURNAL, case("mine", MINE, SEE, seeds="seeds", classifier="eraser")),
     "masks": (JOURNAL, case("masks", {}, KNOW, masks="masks")),
     "merge": (JOURNAL, case("merge", {}, SEE, true="few", pseudo="few")),
@@ -545,10 +548,11 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "boxes": case("hypotheses", {}, SEE),
         "classifier": case("classify", one, KNOW, weights="proxy"),
         "seeds": case("cam", CAM, KNOW, classifier="classifier"),
-        "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="seeds", weights="random"),
+        "excited": case("excitation", CAM, KNOW, classifier="classifier"),
+        "eraser": case("erase", {**ERASE, **one}, KNOW, seeds="excited", weights="random"),
         "hcp": case("hcp", {**HCP, **one}, KNOW, hypotheses="boxes", weights="random"),
         "voted": case("vote", {}, KNOW, hypotheses="boxes", classifier="hcp"),
-        "mined": case("mine", MINE, SEE, seeds="seeds", classifier="eraser"),
+        "mined": case("mine", MINE, SEE, seeds="excited", classifier="eraser"),
         "pseudo": case("crf", {}, SEE, seeds="mined", saliency="saliency"),
         "true": case("masks", {}, KNOW, masks="masks"),
         "labels": case("merge", {"by": "class"}, SEE, true="true", pseudo="pseudo"),

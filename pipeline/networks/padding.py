@@ -121,5 +121,25 @@ def _keep_place(layer: SameConv2d, rate: int, last: Sequence[nn.Conv2d]) -> None
                 strided.start = strided.kernel_size[0] // 2
 
 
+def offset(net: Backbone, level: int) -> int:
+    """How far right of the photograph, and below, the map of a level (1 to 5) lies, pixels, once strides are undone.
+
+    Nothing is left of it in the last map (`undo_strides`). Inner maps lie half a cell aside where the last layer that
+    strides has changed sides, and in VGG16, whose weights come from pools in the middle, half a cell of each.
+    """
+    if net.padding != "aligned":
+        return 0
+    striding = [
+        [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d) and _pair(m.stride)[0] == 2]
+        for stage in net.stages
+    ]
+    if net.name == "vgg16":
+        pools = [m for stage in striding[:level] for m in stage]
+        placed = any(isinstance(m, PlacedMaxPool2d) for m in pools)
+        return 0 if placed else round(sum(2**k for k in range(len(pools))) / 2)
+    changed = any(isinstance(m, SameConv2d) and m.start is not None for m in striding[level - 1])
+    return 2 ** (level - 1) if changed else 0
+
+
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value, value)

@@ -32,6 +32,23 @@ class Cam(Claims):
         return views(self.scales, self.flip)
 
 
+class Excitation(Claims):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "tags": "tags", "classifier": "classifier"}
+    makes: ClassVar[Kind] = "seeds"
+    stage: ClassVar[str] = "excitation"
+    seeded: ClassVar[bool] = False  # follows its classifier's seed
+    infers: ClassVar[bool] = True
+    method: Literal["excitation"] = "excitation"
+    at: int = Field(4, ge=1, le=5, description="feature level that the maps are read at; 1: finest, 5: the last, CAM's")
+    contrast: bool = Field(True, description="minus the map of all that speaks against the class; false: plain EB")
+    scales: Scales = Field((1.0, 0.5, 1.5, 2.0), description="sizes whose maps are added")
+    flip: bool = Field(True, description="mirror images too")
+    grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
+
+    def passes(self, side: int) -> float:
+        return 3 * views(self.scales, self.flip)
+
+
 class Erase(Classify):
     takes: ClassVar[dict[str, str]] = {**Classify.takes, "seeds": "seeds"}
     stage: ClassVar[str] = "erase"
@@ -133,4 +150,4 @@ class Vote(Claims):
         return 0.5 + 0.2e6 / (side * side)  # the comparison costs a photograph as much, however large it is
 
 
-SeedsStep = Classify | Cam | Erase | Mine | Hypotheses | Hcp | Vote
+SeedsStep = Classify | Cam | Excitation | Erase | Mine | Hypotheses | Hcp | Vote
