@@ -211,7 +211,7 @@ def test_choices_are_the_names_that_code_is_chosen_by() -> None:
         ({"steps": {"cut": {"method": "cam", "treshold": 0.3}}}, ["steps.cut.treshold", "unknown key", "0.3"]),
         ({"steps": {"cut": {"method": "cam", "reading": "max"}}}, ["steps.cut.reading", "of_max", "'max'"]),
         ({"steps": {"own": {"epochs": 3}}}, ["steps.own: `method` is missing", "classify"]),
-        ({"steps": {"own": {"method": "camm"}}}, ["steps.own: no method is called 'camm'", "cam, erase"]),
+        ({"steps": {"own": {"method": "camm"}}}, ["steps.own: no method is called 'camm'", "classify, cam"]),
         ({"steps": {"x": "cam"}}, ["steps.x", "{method: cam}", "'cam'"]),
         ({"steps": {"x": ["cam"]}}, ["steps.x", "{method: cam}"]),
         ({"steps": ["cam"]}, ["steps", "dictionary", "['cam']"]),
