@@ -7,8 +7,8 @@ where you are is yours to find out.
 
 Reads: photographs, tags, classifier. Makes: seeds = scores f16 [N,K,g,g] for the K tag slots of an image, each divided
 by its maximum; lost f16 [N,K], the share of the mass lost on the way down (its mean is printed, and stands in
-`meta.lost`); classes u8 [N,K]; claimed u8 [N,K,g,g] (1 where a map exceeds the threshold). Cost: a forward pass and
-about two more per tag, for each of 2 x sum(scales²) views; in batches of photographs of one size on a GPU.
+`meta.lost`); classes u8 [N,K]; claimed u8 [N,K,g,g] (1 where a map exceeds the threshold). Cost: three to
+four forward passes, some more with many tags, for each of 2 x sum(scales²) views.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def run(job: Job) -> None:
     slots = said.slots(tags)
     ids = [row[row != VOID] for row in slots]
     together = batch_size(job.device, pictures["rgb"].shape[1], settings.scales, settings.flip)
+    together = max(1, together // (6 - settings.at))  # what a pass shows of the layers above `at` is held
 
     def alike(i: int) -> tuple[int, int]:
         return photographs.size(pictures, i)

@@ -241,7 +241,7 @@ def lite() -> Classifier:
     return for_inference(Classifier(net, [1, 2]).eval(), "cpu")
 
 
-def test_what_signed_bottlenecks_lose_is_reported(lite: Classifier) -> None:
+def test_what_is_lost_in_depthwise_convolutions_is_reported(lite: Classifier) -> None:
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
     with torch.no_grad():
         before = 0.0

@@ -12,9 +12,12 @@ excite nothing: BatchNorm is folded into the convolution before (`for_inference`
 
 A residual sum is one more layer of weights 1: it shares between its branches in proportion to their positive parts
 (ours; the authors' code hands everything to the branch that computes. The paper's networks have no such sums, its rule
-says this, and the maps of EfficientNet-Lite0 are better for it: docs/methods/excitation.md). Mass is conserved but in
-units that are active by their bias alone (z = 0). Ours too: the rule speaks of activations >= 0, so of the signed ones
-of EfficientNet-Lite0's linear bottlenecks it sees the positive part. How much mass is lost is reported.
+says this, and the maps are better for it: docs/methods/excitation.md has figures).
+
+Mass is conserved but in units that are active by their bias alone (z = 0), where it is lost; how much is reported. In
+VGG16 and ResNets there are next to none. A depthwise convolution sees one channel, so in EfficientNet-Lite0 there are
+many: three quarters and more are lost on the way down. Its linear bottlenecks are signed, while the rule speaks of
+activations >= 0; ours: the positive part is seen.
 
 Legend: B photographs of one size, M pairs of a photograph and a class asked for in it, `owner` the photograph of each.
 """

@@ -46,7 +46,7 @@ class Excitation(Claims):
     grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
 
     def passes(self, side: int) -> float:
-        return 3 * views(self.scales, self.flip)
+        return 4 * views(self.scales, self.flip)
 
 
 class Erase(Classify):
