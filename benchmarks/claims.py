@@ -19,7 +19,7 @@ DATA = "voc_systems"
 
 
 class Side(NamedTuple):
-    """What is scored. stage: 'network' (the recipe's last model, on val), 'labels' (its last labels, on the training
+    """What is scored. stage: 'network' (the recipe's last model, on val), 'labels' (what taught it, on the training
     images with masks), or a stage's name. value: a number of its row. without: classes left out of the mean."""
 
     recipe: str
@@ -151,9 +151,9 @@ def value(rows: list[Row], side: Side, seed: int) -> float | None:
     own = [row for row in rows if row["recipe"] == side.recipe and row["seed"] == seed]
     match side.stage:
         case "network":
-            own = [row for row in own if row["split"] == "val"]
+            own = [row for row in own if row["last"] and row["split"] == "val"]
         case "labels":
-            own = [row for row in own if row["split"] == "score" and row["threshold"] is None]
+            own = [row for row in own if row["last"] and row["split"] == "score"]
         case stage:
             own = [row for row in own if row["stage"] == stage]
     if not own:

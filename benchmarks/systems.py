@@ -100,6 +100,7 @@ def collect(config: Config, base: Path) -> list[Row]:
     for name in config.run:
         for seed in config.seeds:
             nodes, counts = recipe.recipe_nodes(config, name, seed), Counter[str]()
+            last = {node.kind == "model": node for node in nodes if node.scored}  # the network, and what taught it
             often = {step for step, count in Counter(node.name for node in nodes).items() if count > 1}
             for node in nodes:
                 counts[node.name] += 1
@@ -118,6 +119,7 @@ def collect(config: Config, base: Path) -> list[Row]:
                         "stage": f"{node.name} {counts[node.name]}" if numbered else node.name,
                         "split": artifact.meta["splits"][0],
                         "seed": seed,
+                        "last": node is last[node.kind == "model"],
                         **scores(artifact),
                         "seconds": seconds(base / "logs" / "benchmark" / root / node.folder / f"{node.method}.tsv"),
                         "commit": commit,

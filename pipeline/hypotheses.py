@@ -7,8 +7,8 @@ left. Each region that ever was is a hypothesis: a box, and a segment in it. Thi
 left out, and similar boxes are put into clusters by normalised cuts, as HCP takes them (Wei et al., PAMI 2016).
 
 Departures, all ours:
-- Order. The paper multiplies a hypothesis' rank in its hierarchy (1 = the last merge) by a random number. Here the rank
-  alone counts, and a fixed sequence without pattern decides among hierarchies: no seed, and a better best 50.
+- Order. The paper multiplies a hypothesis' rank in its hierarchy (1 = the last merge) by a random number, so that not
+  all large ones come first. Here a fixed sequence that is spread evenly takes its place: no seed, and as good.
 - A texture histogram ends at the channel's largest response in the picture; the paper does not say where.
 - The whole picture, the last merge of all, is no hypothesis, except of a picture without any other.
 - HCP does not say how the cuts are made: by the leading eigenvectors and k-means, with starts that are not drawn.
@@ -220,11 +220,11 @@ def hierarchies(rgb: np.ndarray, coarse: Sequence[float]) -> Iterator[Hierarchy]
 def ranked(counts: Sequence[int]) -> Int:
     """The regions of hierarchies of these sizes T, all in one row, best first; their last ones are left out.
 
-    Late merges come first. Among equals decides the golden ratio's multiples without their whole part.
+    By rank in the hierarchy (1 = the last merge) times the fractional part of a multiple of the golden ratio.
     """
     rank = np.concatenate([np.arange(count, 0, -1) for count in counts])
     drawn = np.arange(1, len(rank) + 1) * ((np.sqrt(5) - 1) / 2) % 1
-    order = np.lexsort((drawn, rank))
+    order = np.argsort(rank * drawn, kind="stable")
     return order[rank[order] > 1]
 
 

@@ -145,18 +145,20 @@ def test_colours_fill_their_bins_and_slopes_point_where_it_gets_brighter() -> No
 # ----------------------------------------------------------------------------------------------- order and filters
 
 
-def test_late_merges_come_first_and_hierarchies_take_turns() -> None:
+def test_late_merges_come_first_but_not_only_and_from_all_hierarchies() -> None:
     counts = [5, 3, 9]
-    order = H.ranked(counts)
-    hierarchy = np.repeat([0, 1, 2], counts)
-    rank = np.concatenate([np.arange(count, 0, -1) for count in counts])
-    assert sorted(order) == np.flatnonzero(rank > 1).tolist(), "all but the three whole pictures"
-    assert rank[order].tolist() == sorted(rank[rank > 1])
-    many = H.ranked([101] * 12)
-    firsts = np.repeat(np.arange(12), 101)[many].reshape(-1, 12)
-    assert (np.sort(firsts, 1) == np.arange(12)).all()
-    assert len(set(firsts[:, 0].tolist())) > 8, "no hierarchy is always asked first"
-    assert set(hierarchy[order[:3]]) == {0, 1, 2}
+    worth, place = {}, 0
+    for count in counts:
+        for rank in range(count, 0, -1):
+            if rank > 1:  # the last of each is the whole picture
+                worth[place] = rank * ((place + 1) * 0.6180339887498949 % 1)
+            place += 1
+    assert H.ranked(counts).tolist() == sorted(worth, key=lambda place: worth[place])
+    order = H.ranked([401] * 12)
+    first = order[:240]
+    assert np.bincount(first // 401, minlength=12).min() >= 10, "of 20 that would be each one's share"
+    rank = 401 - first % 401
+    assert np.median(rank) < 60 and rank.max() > 200
 
 
 def test_small_and_slim_boxes_are_left_out() -> None:
@@ -232,14 +234,14 @@ def test_few_boxes_and_boxes_that_never_meet_have_clusters() -> None:
 # ----------------------------------------------------------------------------------------------------- the pictures
 
 
-@pytest.mark.parametrize("noise", [0, 6])
+@pytest.mark.parametrize("noise", [0, 8])
 def test_planted_objects_are_among_the_best(noise: float) -> None:
-    rgb, masks = two_objects(noise=noise)
+    rgb, masks = two_objects(144, 192, noise)
     found = H.search(rgb, Settings())
     assert len(found.boxes) == len(found.clusters) == len(found.segments) <= 200
     for mask in masks:
         best = 0.0
-        for (y0, x0, y1, x1), segment in list(zip(found.boxes, found.segments, strict=True))[:30]:
+        for (y0, x0, y1, x1), segment in list(zip(found.boxes, found.segments, strict=True))[:40]:
             both = (segment & mask[y0:y1, x0:x1]).sum()
             best = max(best, both / (segment.sum() + mask.sum() - both))
         assert best >= 0.9

@@ -82,6 +82,8 @@ def test_memory_counts_processes_and_the_batch() -> None:
     assert memory(Maps(), 512, 8, gpu=False) > 4 * memory(Maps(), 512, 1, gpu=False)
     assert memory(Maps(), 512, 8, gpu=True) == memory(Maps(), 512, 1, gpu=True)
     assert memory(Train(1, 410), 512, 8, gpu=False) > 2 * memory(Train(1, 410), 512, 8, gpu=True)
+    whole, crops = (METHODS[name](crop=256) for name in ("hcp", "classify"))  # type: ignore[call-arg]
+    assert memory(whole, 512, 8, gpu=False) > 3 * memory(crops, 512, 8, gpu=False), "its second phase sees no crops"
     assert memory(Train(1, 160), 192, 2, gpu=False, workers=6) > 4300  # the most that six loading processes had
 
 

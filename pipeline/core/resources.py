@@ -88,7 +88,7 @@ def memory(method: Method, side: int, threads: int, gpu: bool, workers: int = 0,
     holds a few shards.
     """
     if method.trains:
-        crop = getattr(method, "crop", None) or side
+        crop = side if getattr(method, "whole", False) else getattr(method, "crop", None) or side
         asked = LEAST_MEMORY + 700.0 * workers
         asked += CUDA if gpu else 4000 * getattr(method, "batch", 1) * crop * crop / 1e6
     else:

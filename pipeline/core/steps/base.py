@@ -56,6 +56,7 @@ class Step(Settings):
     stage: ClassVar[str]
     seeded: ClassVar[bool] = True
     trains: ClassVar[bool] = False
+    whole: ClassVar[bool] = False  # trains on whole photographs too, which take more memory than its crops
     infers: ClassVar[bool] = False  # runs a network, so precision can change its result
     threads: ClassVar[int] = 8  # at most; 1 where the stage uses one
     lengths: ClassVar[dict[str, float | tuple[float, float]]] = {}  # setting → share of the longer side

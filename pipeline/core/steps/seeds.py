@@ -111,6 +111,7 @@ class Hcp(Classify):
         "weights": "weights",
     }
     stage: ClassVar[str] = "hcp"
+    whole: ClassVar[bool] = True
     method: Literal["hcp"] = "hcp"  # type: ignore[assignment]
     epochs: float = Field(10, gt=0, description="of the first phase, on crops of the whole image")
     hypothesis_epochs: float = Field(5, gt=0, description="of the second phase, on each photograph's hypotheses")
