@@ -280,7 +280,7 @@ def test_erasing_works_on_seeds_of_any_maker(made: dict[str, Path]) -> None:
         ("cam", {"threshold": 0.2}),
         ("cam", {"reading": "top_pixels", "largest": 0.3}),
         ("vote", {"threshold": 0.2}),
-        ("excitation", {"threshold": 0.2}),
+        ("excitation", {"threshold": 0.5}),
         ("mine", {"threshold": 0.2, "recognised": 0.5}),
         ("mine", {"elsewhere": False, "stop_mined": 0.9}),
     ],

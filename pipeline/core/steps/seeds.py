@@ -40,6 +40,9 @@ class Excitation(Claims):
     infers: ClassVar[bool] = True
     method: Literal["excitation"] = "excitation"
     at: int = Field(4, ge=1, le=5, description="feature level that the maps are read at; 1: finest, 5: the last, CAM's")
+    threshold: float = Field(
+        0.2, gt=0, lt=1, description="t of the reading: what is claimed for a class; these maps are sparser than CAM's"
+    )
     contrast: bool = Field(True, description="minus the map of all that speaks against the class; false: plain EB")
     scales: Scales = Field((1.0, 0.5, 1.5, 2.0), description="sizes whose maps are added")
     flip: bool = Field(True, description="mirror images too")
