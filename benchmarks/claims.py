@@ -165,8 +165,8 @@ def value(rows: list[Row], side: Side, seed: int) -> float | None:
 
 
 def verdict(differences: list[float]) -> str:
-    """yes or no where |mean| > 2 standard errors of the mean, else undecided; so with fewer than two seeds."""
-    if len(differences) < 2:
+    """yes or no where |mean| > 2 standard errors of the mean, else undecided; so with fewer than three seeds."""
+    if len(differences) < 3:
         return "undecided"
     mean, error = np.mean(differences), np.std(differences, ddof=1) / np.sqrt(len(differences))
     return "undecided" if abs(mean) <= 2 * error else ("yes" if mean > 0 else "no")

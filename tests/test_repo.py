@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from pydantic import BaseModel
 
-from benchmarks import systems
+from benchmarks import claims, systems
 from pipeline.core import recipe, reference
 from pipeline.core.config import Config, ConfigError, parse
 from pipeline.core.steps import METHODS
@@ -210,6 +210,22 @@ def test_tables_come_from_the_json_beside_them(tmp_path: Path) -> None:
     assert systems.tables(json.loads(shipped.read_text())) in text, (
         "run: python -m benchmarks.systems tables --json docs/results/chain.json --markdown docs/results/chain.md"
     )
+
+
+def test_a_claim_holds_only_beyond_twice_the_standard_error_of_three_seeds() -> None:
+    """Of 1, 2, 3 the mean is 2 and its standard error 0.58; of 0, 2, 4 it is 1.15."""
+    assert [claims.verdict(found) for found in ([1, 2, 3], [-1, -2, -3], [0, 2, 4])] == ["yes", "no", "undecided"]
+    assert claims.verdict([5, 5]) == "undecided"
+    row = {"data": claims.DATA, "split": "val", "threshold": None, "last": True, "classes": {}}
+    networks = {"ae-psl": (3.0, 4.0, 5.0), "erasing": (2.0, 2.0, 2.0)}
+    rows = [
+        row | {"recipe": name, "stage": "ce", "seed": seed, "miou": miou}
+        for name, values in networks.items()
+        for seed, miou in enumerate(values)
+    ]
+    (found,) = claims.evaluate(rows)
+    assert (found["claim"], found["ours"], found["sd"]) == ("PSL > cross-entropy on the same masks", 2.0, 1.0)
+    assert (found["seeds"], found["holds"]) == (3, "yes")
 
 
 def test_nothing_of_the_data_or_of_results_is_committed() -> None:
