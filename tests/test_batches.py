@@ -4,6 +4,7 @@ and a device without numbers, torch's 'meta', shows that nothing is fetched from
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,17 +18,19 @@ from colours import colour_detector
 from PIL import Image
 from torch import Tensor
 
-from pipeline import cam, erase, evaluate, mine, predict, relabel
+from pipeline import cam, erase, evaluate, excitation, mine, predict, relabel
 from pipeline.core import cli, store
 from pipeline.core.processes import in_batches
 from pipeline.core.steps.labels import Relabel
-from pipeline.core.steps.seeds import Cam, Erase, Mine
+from pipeline.core.steps.seeds import Cam, Erase, Excitation, Mine
 from pipeline.kinds import seeds
 from pipeline.networks import classifier, door, pictures
+from pipeline.networks import excitation as exciting
 from pipeline.networks.backbones import backbone
 from pipeline.networks.classifier import Classifier, activation, recall, tag_probabilities
 from pipeline.networks.door import SegmenterNetwork, likely, predict_batch, predict_labels, refined_probabilities
 from pipeline.networks.pictures import batch_size
+from pipeline.networks.prohibitive import Prohibitive
 from pipeline.networks.segmenter import Segmenter
 
 CPU = {"device": "cpu", "precision": "f32"}
@@ -216,14 +219,15 @@ def given(tmp_path_factory: pytest.TempPathFactory, segmenter: Segmenter) -> dic
 class World:
     """The stages with a network, in batches of a given size, on a given device."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, store.Artifact]):
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, store.Artifact], tagger: Any):
         self.folder, self.patch, self.given, self.device = folder, monkeypatch, given, "cpu"
         self.pictures = [picture.copy() for picture in PICTURES]
         for module in (cam, mine):
             monkeypatch.setattr(module, "load_classifier", lambda artifact: colour_detector(8))
+        monkeypatch.setattr(excitation, "load_classifier", lambda artifact: copy.deepcopy(tagger))
 
     def together(self, count: int) -> World:
-        for module in (cam, mine, erase, relabel, pictures):
+        for module in (cam, excitation, mine, erase, relabel, pictures):
             self.patch.setattr(module, "batch_size", lambda *about: count)
         self.patch.setattr(cli, "pick_compute", lambda *asked: (self.device, "f32"))
         return self
@@ -236,6 +240,12 @@ class World:
     def cam(self) -> store.Artifact:
         job = planted.job(Cam(scales=(1.0, 0.5)), self.out("cam"), self.given, device=self.device)
         cam.run(job)
+        return store.Artifact(job.out)
+
+    def excitation(self) -> store.Artifact:
+        settings = Excitation(scales=(1.0, 0.5), at=5)
+        job = planted.job(settings, self.out("excitation"), self.given, device=self.device)
+        excitation.run(job)
         return store.Artifact(job.out)
 
     def mine(self) -> store.Artifact:
@@ -270,11 +280,13 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, store.Artifact]) -> World:
-    return World(tmp_path, monkeypatch, given)
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, store.Artifact], tagger: Classifier
+) -> World:
+    return World(tmp_path, monkeypatch, given, tagger)
 
 
-@pytest.mark.parametrize("make", [World.cam, World.mine])
+@pytest.mark.parametrize("make", [World.cam, World.excitation, World.mine])
 def test_seeds_are_the_same_in_batches(world: World, make: Callable[[World], store.Artifact]) -> None:
     single, batched = make(world.together(1)), make(world.together(3))
     assert single.read("classes").tolist() == batched.read("classes").tolist()
@@ -342,7 +354,7 @@ def fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.d
         return tensor
 
     monkeypatch.setattr(Tensor, "cpu", copy)
-    for module in (classifier, door):
+    for module in (classifier, door, exciting):
         monkeypatch.setattr(module, "autocast", lambda device, precision: nullcontext())  # unknown to torch's
     world.device = "meta"
     return copies
@@ -365,6 +377,24 @@ def test_of_mining_only_maps_and_probabilities_are_fetched(world: World, fetched
     world.together(3).mine()
     assert fetched[::2] == [(torch.float32, (6, 10, 16)), (torch.float32, (2, 16, 10))]
     assert fetched[1::2] == [(torch.float32, (3, 3)), (torch.float32, (2, 3))]
+
+
+def test_of_excitation_only_maps_and_losses_are_fetched(world: World, fetched: list) -> None:
+    world.together(3).excitation()
+    # Those without tags are among the others here: 0, 1 and 3; 2 and 5; 4.
+    assert fetched[::2] == [(torch.float32, size) for size in ((3, 10, 16), (2, 16, 10), (3, 10, 16))]
+    assert fetched[1::2] == [(torch.float32, (count,)) for count in (3, 2, 3)]
+
+
+def test_of_a_network_with_a_gate_only_labels_are_fetched(segmenter: Segmenter, fetched: list) -> None:
+    """It says itself which classes are possible, on the device."""
+    for background in (0, None):
+        foreground = [k for k in range(4) if k != background]
+        model = Prohibitive(copy.deepcopy(segmenter), foreground).eval().to("meta")
+        names = planted.class_names(4, background)
+        net = door.ProhibitiveNetwork(model, names, background, 64, "meta", "f32", (1.0, 0.5), True, gate=0.5)
+        predict_batch(net, noise(0, 2, 40, 64, 3), [(80, 128), (40, 64)])
+    assert fetched == [(torch.uint8, (80, 128)), (torch.uint8, (40, 64))] * 2
 
 
 def test_of_recall_only_the_best_classes_are_fetched(world: World, fetched: list) -> None:
