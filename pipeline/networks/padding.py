@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.kernels.dilated import conv2d
 from pipeline.networks.trunk import Backbone
 
 
@@ -48,6 +49,8 @@ class SameConv2d(nn.Conv2d):
         pads = padding(x, self.kernel_size, self.stride, self.dilation, self.start)
         if pads[0] != pads[1] or pads[2] != pads[3]:
             x, pads = F.pad(x, pads), [0, 0, 0, 0]
+        if _pair(self.stride) == (1, 1) and pads[0] == pads[2]:
+            return conv2d(x, self.weight, self.bias, pads[0], self.dilation[0], self.groups)
         return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
 
 
