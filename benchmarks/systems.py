@@ -6,7 +6,7 @@
 `run` goes through the seeds one by one: Snakemake, then `collect`; stopped at any moment, the same command goes on.
 `collect` reads metrics artifacts that exist and says which are missing; rows of other data sets stay. One row per
 recipe, stage, split and seed: mIoU (of seeds, at their best single threshold), what seeds claim, IoU of each class,
-coverage, seconds, and the commit of the checkout that ran.
+coverage, seconds, the artifact's digest, and the commit of the checkout that first collected that digest.
 `tables` rewrites what stands between the markers in docs/results/systems.md, and docs/results/claims.md with its
 claims.json (benchmarks/claims.py); the text around is written by hand. `--json`, `--markdown`: of another study.
 """
@@ -123,6 +123,7 @@ def collect(config: Config, base: Path) -> list[Row]:
                         **scores(artifact),
                         "seconds": seconds(base / "logs" / "benchmark" / root / node.folder / f"{node.method}.tsv"),
                         "commit": commit,
+                        "digest": artifact.manifest["digest"],
                     }
                 )
     return rows
@@ -198,11 +199,19 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(out)
 
 
+def key(row: Row) -> tuple[str | int, ...]:
+    return row["data"], row["recipe"], row["stage"], row["seed"]
+
+
 def save(rows: list[Row], file: Path) -> None:
-    """Fresh rows into the file; those of other recipes, data sets and seeds stay."""
-    kept: list[Row] = json.loads(file.read_text()) if file.is_file() else []
-    keys = {(row["data"], row["recipe"], row["stage"], row["seed"]) for row in rows}
-    kept = [row for row in kept if (row["data"], row["recipe"], row["stage"], row["seed"]) not in keys]
+    """Fresh rows into the file; other rows stay, and so does the commit of a row that has the same digest again."""
+    before: list[Row] = json.loads(file.read_text()) if file.is_file() else []
+    known = {key(row): row for row in before}
+    fresh = {key(row) for row in rows}
+    kept = [row for row in before if key(row) not in fresh]
+    for row in rows:
+        if known.get(key(row), {}).get("digest") == row["digest"]:
+            row["commit"] = known[key(row)]["commit"]
     file.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept + rows) + "\n]\n")
     print(f"{len(rows)} rows → {file}", flush=True)
 

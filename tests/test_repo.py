@@ -212,6 +212,16 @@ def test_tables_come_from_the_json_beside_them(tmp_path: Path) -> None:
     )
 
 
+def test_a_row_names_the_commit_that_made_it(tmp_path: Path) -> None:
+    """Collected again by a later checkout, a result of the same bytes keeps its commit; a new one takes the later."""
+    row = {"data": "d", "recipe": "r", "stage": "ce", "seed": 0, "miou": 1.0, "commit": "old", "digest": "a"}
+    other = {**row, "stage": "crf", "digest": "c"}
+    systems.save([row, other], tmp_path / "rows.json")
+    systems.save([{**row, "commit": "new"}, {**other, "commit": "new", "digest": "d"}], tmp_path / "rows.json")
+    found = {row["stage"]: row["commit"] for row in json.loads((tmp_path / "rows.json").read_text())}
+    assert found == {"ce": "old", "crf": "new"}
+
+
 def test_a_claim_holds_only_beyond_twice_the_standard_error_of_three_seeds() -> None:
     """Of 1, 2, 3 the mean is 2 and its standard error 0.58; of 0, 2, 4 it is 1.15."""
     assert [claims.verdict(found) for found in ([1, 2, 3], [-1, -2, -3], [0, 2, 4])] == ["yes", "no", "undecided"]
