@@ -88,6 +88,36 @@ def test_the_profile_runs_the_chain(cluster: dict[str, str], tmp_path: Path) -> 
     assert "Nothing to be done" in again.stdout + again.stderr, "what a job recorded must be what the main process sees"
 
 
+def test_each_system_trains_its_network_on_the_cluster(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Erasing's labels are there; what only AE-PSL, STC, HCP and excitation have are jobs, up to the last network."""
+    if cluster["ACCOUNTING"] == "none":
+        pytest.skip("once is enough, on the cluster with accounting")
+    where = checkout(tmp_path)
+    configured = ["--configfile", str(ROOT / "tests" / "tiny.yaml"), "--config"]
+    environment = {**cluster, "PYTHONPATH": str(where)}
+
+    def run(*args: str) -> str:
+        done = subprocess.run(args, cwd=where, env=environment, capture_output=True, text=True, timeout=900)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said[-6000:]
+        return said
+
+    run(*snakemake("--cores", "2", *configured, "run=[ae-psl]", "--until", "crf"))
+    made = set(where.rglob("*.json"))
+    said = run(
+        *snakemake("--profile", "slurm", *configured, "run=[ae-psl, stc, hcp-hard, excitation]"),
+        "--until",
+        "segment",
+        "psl",
+    )
+    fresh = [path.stem for path in set(where.rglob("*.json")) - made]
+    assert fresh.count("model") == 6, "STC has three, the others one each"
+    assert {"hypotheses", "classifier", "seeds", "soft", "labels"} <= set(fresh), fresh
+    ran = [line.split()[0] for line in jobs(cluster, "%T %Z") if line.endswith(str(where))]
+    assert ran == ["COMPLETED"] * said.count("SLURM jobid"), ran
+    assert len(ran) == 16
+
+
 # A small workflow with what the rules take from pipeline/core/cluster.py, and names that a shell would act on.
 SNAKEFILE = f"""
 import os, sys
