@@ -1,4 +1,4 @@
-"""Pixel contrast against a double loop, and its gradients against autograd's."""
+"""Pixel contrast against a double loop, its gradients against autograd's, and which pixels each variant compares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.contrast import Projector, compared, distort
+from pipeline.core.steps.weights import Contrast
 from pipeline.kernels import contrast
 from pipeline.kernels.contrast import Pixels, pixel_contrast
+from pipeline.kinds.pixels import VOID
+from pipeline.networks.backbones import backbone
+from pipeline.networks.segmenter import Segmenter
 
 
 def slow(anchors: Pixels, candidates: Pixels, temperature: float, form: str) -> tuple[Tensor, int]:
@@ -83,3 +88,103 @@ def test_unit_features_at_the_lowest_temperature_do_not_overflow_and_below_it_ar
     assert math.isclose(float(total / count), math.log(301), rel_tol=1e-5)
     with pytest.raises(ValueError, match=r"temperature 0\.01 found; at least 0\.02 expected"):
         pixel_contrast(both, both, 0.01, "released")
+
+
+# ------------------------------------------------------------------------------------------- who is compared with whom
+
+LABELS = torch.tensor([[0, 0, 1, VOID, 1], [1, 1, 0, 2, VOID], [VOID, 0, 2, 2, 2]], dtype=torch.uint8)
+PARTNER = [2, 0, 1]
+Known = list[tuple[Tensor, int]]
+TAU = 0.3
+
+
+def views() -> tuple[Tensor, Tensor]:
+    draws = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    first, second = F.normalize(draws, dim=-1)
+    return first, second
+
+
+def formula(variant: str, form: str) -> list[float]:
+    """Mean loss of each image (and view) by the paper's section 3 and the released code, written out for each case."""
+    (first, second), out = views(), []
+
+    def e(a: Tensor, b: Tensor) -> float:
+        return math.exp(float(a @ b) / TAU)
+
+    def known(view: Tensor, i: int) -> Known:
+        return [(view[i, p], int(LABELS[i, p])) for p in range(5) if LABELS[i, p] != VOID]
+
+    def released(anchors: list[tuple[Tensor, int, int]]) -> float:
+        losses = []
+        for f, y, m in anchors:
+            against = sum(e(f, g) for g, c, n in anchors if c != y and n == m)
+            mine = [e(f, g) for g, c, _ in anchors if c == y]
+            losses.append(sum(-math.log(x / (x + against)) for x in mine) / len(mine))
+        return sum(losses) / len(losses)
+
+    def paper(
+        anchors: list[tuple[Tensor, int]], own: list[tuple[Tensor, int]], other: list[tuple[Tensor, int]]
+    ) -> float:
+        losses = []
+        for f, y in anchors:
+            mine = [e(f, g) for g, c in own + other if c == y]
+            whole = sum(e(f, g) for g, _ in own) + sum(e(f, g) for g, c in other if c == y)
+            losses.append(sum(-math.log(x / whole) for x in mine) / len(mine))
+        return sum(losses) / len(losses)
+
+    everything = [[pixel for i in range(3) for pixel in known(view, i)] for view in (first, second)]
+    for i, j in enumerate(PARTNER):
+        match variant, form:
+            case "within", "released":
+                out += [released([(f, y, 0) for f, y in known(view, i)]) for view in (first, second)]
+            case "within", "paper":
+                out.append(paper(known(first, i), known(second, i), []))
+            case "cross", "released":
+                one, two = known(first, i), known(second, j)
+                out.append(released([(f, y, 0) for f, y in one] + [(f, y, 1) for f, y in two]))
+            case "cross", "paper":
+                out.append(paper(known(first, i), known(second, i), known(second, j)))
+    if variant == "batch" and form == "released":
+        out = [released([(f, y, 0) for f, y in bag]) for bag in everything]
+    elif variant == "batch":
+        out = [paper(everything[0], everything[1], [])]
+    return out
+
+
+@pytest.mark.parametrize("variant", ["within", "cross", "batch"])
+@pytest.mark.parametrize("form", ["released", "paper"])
+def test_variants_compare_what_the_papers_formulas_say(variant: str, form: str) -> None:
+    settings = Contrast(variant=variant, form=form, crop=64)  # type: ignore[arg-type]
+    pairs = compared(views(), LABELS, torch.tensor(PARTNER), settings)
+    found = [pixel_contrast(*pair, TAU, settings.form) for pair in pairs]
+    assert [float(total / count) for total, count in found] == pytest.approx(formula(variant, form), rel=1e-9)
+
+
+def test_an_image_without_labels_is_compared_with_nothing() -> None:
+    labels = LABELS.clone()
+    labels[0] = VOID
+    pairs = compared(views(), labels, torch.tensor([0, 0, 0]), Contrast(variant="within", crop=64))
+    counts = [int(pixel_contrast(*pair, TAU, "released")[1]) for pair in pairs]
+    assert counts == [0, 0, 4, 4, 4, 4]
+
+
+def test_projected_pixels_have_unit_length_and_lie_where_their_labels_do() -> None:
+    """72 x 104 px, which the network pads to 96 x 128: cells of what was added are not compared."""
+    settings = Contrast(spacing=8, width=16, crop=64)
+    extractor = Segmenter(backbone("efficientnet_lite0", 16), "deeplabv3+", 3, 16, 16)
+    features = Projector(extractor, settings).eval()(torch.randint(0, 256, (2, 3, 72, 104), dtype=torch.uint8))
+    assert features.shape == (2, 9 * 13, 256)
+    torch.testing.assert_close(features.norm(dim=2), torch.ones(2, 9 * 13))
+
+
+def test_distorted_colours_keep_the_geometry_and_follow_from_the_seed() -> None:
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    image[:, :, 10:] = 200
+    batch = image.expand(8, -1, -1, -1)
+    torch.manual_seed(0)
+    first = distort(batch)
+    torch.manual_seed(0)
+    assert torch.equal(first, distort(batch))
+    assert first.dtype == torch.uint8 and first.shape == batch.shape
+    assert len({tuple(one[:, 0, 15].tolist()) for one in first}) > 3, "each image has colours of its own"
+    assert all((one[:, :, :10].float().std((1, 2)) == 0).all() for one in first), "an even area stays even"

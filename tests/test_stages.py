@@ -61,6 +61,7 @@ def case(method: str, settings: dict | None = None, roles: tuple[str, ...] = (),
 
 
 PROXY, SEGMENT = {**TINY, "border": 4, "pixels": 32}, {**TINY, "width": 16}
+BAG = {"variant": "batch", "form": "paper", "distortion": False}
 HCP = {**TINY, "hypothesis_epochs": 1, "per_image": 4}
 CASES = {
     "imagenet": case("imagenet"),
@@ -89,6 +90,9 @@ CASES = {
     "merge-classes": case("merge", {"by": "class"}, SEE, true="few", pseudo="labels"),
     "patches-few": case("patches", PATCHES, SEE, same="patches", labels="few"),
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
+    "contrast": case("contrast", {**SEGMENT, "batch": 2}, SEE, labels="few", weights="weights"),
+    "contrast-again": case("contrast", {**SEGMENT, **BAG}, SEE, labels="few", weights="contrast"),
+    "segment-contrast": case("segment", SEGMENT, SEE, labels="few", weights="contrast"),
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
     "psl": case("psl", {**SEGMENT, "prohibit_after": 0.5}, KNOW, labels="labels", weights="weights"),

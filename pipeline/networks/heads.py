@@ -1,4 +1,4 @@
-"""Segmentation heads by name: feature maps of a backbone → class scores."""
+"""Segmentation heads by name: feature maps of a backbone → class scores. `decode` gives what is scored, [B,C,h,w]."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ class LargeFov(nn.Module):
             self.layers.extend([_cbr(deep, width, 3, fov), nn.Dropout2d(0.5), _cbr(width, width, 1), nn.Dropout2d(0.5)])
         self.score = nn.Conv2d(width, classes, 1)
 
+    def decode(self, features: list[Tensor]) -> Tensor:
+        out: Tensor = self.layers(features[-1])
+        return out
+
     def forward(self, features: list[Tensor]) -> Tensor:
-        return self.score(self.layers(features[-1]))
+        return self.score(self.decode(features))
 
 
 class DeepLabV3Plus(nn.Module):
@@ -54,12 +58,16 @@ class DeepLabV3Plus(nn.Module):
         self.fuse = nn.Sequential(_cbr(width + 48, width, 3), _cbr(width, width, 3))
         self.score = nn.Conv2d(width, classes, 1)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def decode(self, features: list[Tensor]) -> Tensor:
         deep, low = features[-1], self.low(features[1])
         context = [branch(deep) for branch in self.branches]
         context.append(self.pooled(deep).expand(-1, -1, *deep.shape[2:]))
         x = F.interpolate(self.project(torch.cat(context, 1)), low.shape[2:], mode="bilinear", align_corners=False)
-        return self.score(self.fuse(torch.cat([x, low], 1)))
+        out: Tensor = self.fuse(torch.cat([x, low], 1))
+        return out
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.score(self.decode(features))
 
 
-HEADS = {"deeplabv3+": DeepLabV3Plus, "largefov": LargeFov}
+HEADS: dict[str, type[DeepLabV3Plus] | type[LargeFov]] = {"deeplabv3+": DeepLabV3Plus, "largefov": LargeFov}

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from pipeline.core.store import Artifact
 from pipeline.networks.backbones import HEAD, backbone_meta, trained_backbone
-from pipeline.networks.heads import HEADS
+from pipeline.networks.heads import HEADS, DeepLabV3Plus, LargeFov
 from pipeline.networks.states import fill, state_of
 from pipeline.networks.trunk import Backbone
 
 
 class Segmenter(nn.Module):
     """Backbone and head; `forward` gives logits [B,C,H,W] at the input's size."""
+
+    head: LargeFov | DeepLabV3Plus
 
     def __init__(self, trunk: Backbone, head: str, classes: int, width: int, stride: int):
         super().__init__()

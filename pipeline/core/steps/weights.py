@@ -100,4 +100,31 @@ class Triplet(Training):
         return 3 * self.epochs * 10 / 16  # ten patches of a quarter of the side, as `patches` draws them
 
 
-WeightsStep = Imagenet | Random | Proxy | Patches | Triplet
+class Contrast(CropTraining):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "labels": "labels", "weights": "weights"}
+    makes: ClassVar[Kind] = "weights"
+    stage: ClassVar[str] = "contrast"
+    method: Literal["contrast"] = "contrast"
+    variant: Literal["within", "cross", "batch"] = Field(
+        "cross", description="pixels are compared within an image, with another image's of their class too, or all"
+    )
+    form: Literal["released", "paper"] = Field(
+        "released", description="what a positive stands against: negatives alone, or negatives and other positives"
+    )
+    temperature: float = Field(0.07, ge=0.02, description="of the similarities")
+    distortion: bool = Field(True, description="the second view of an image has other colours, as in SimCLR")
+    spacing: int = Field(8, ge=1, description="pixels from one compared pixel to the next")
+    head: Literal["deeplabv3+", "largefov"] = Field("deeplabv3+", description="decoder that is trained along")
+    stride: Stride = Field(16, description="output stride of the network")
+    width: int = Field(256, ge=8, description="channels of the decoder")
+    epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")
+    batch: int = Field(16, ge=2, description="images of one iteration")
+    jitter: float = Field(0.0, ge=0, le=1, description="random brightness and contrast of both views, 0 = none")
+    schedule: Literal["poly", "cosine", "step", "constant"] = Field("cosine", description="of the learning rate")
+    weight_decay: float = Field(4e-5, ge=0, description="as the optimizer defines it")
+
+    def passes(self, side: int) -> float:
+        return super().passes(side) * (1 + self.distortion)
+
+
+WeightsStep = Imagenet | Random | Proxy | Patches | Triplet | Contrast
