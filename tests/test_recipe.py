@@ -183,7 +183,8 @@ def test_a_step_nothing_uses_is_refused() -> None:
 
 def test_a_recipe_that_reads_masks_is_refused_where_there_are_none() -> None:
     c = parse(DEFAULT)
-    readers = {"masks": "few", "few-only": "few", "mix-and-match": "few", "tags-few": "few", "supervised": "masks"}
+    few = "masks few-only mix-and-match mix-and-match-jigsaw mix-and-match-random contrast contrast-semi tags-few"
+    readers = {**dict.fromkeys(f"{few} ae-psl-few contrast-tags".split(), "few"), "supervised": "masks"}
     for name in c.recipes:
         if name not in readers:
             recipe.refuse_without_masks(name, recipe.recipe_nodes(c, name, 0))
