@@ -7,8 +7,9 @@ pulled together as a whole, where independent triplets would leave islands. No h
 head.
 
 One iteration: `features = embed(trunk.embedding(patches))`, then `triplet_terms(features, *connect(classes, rng))`
-(kernels/triplets.py). Ours, against the released code: the bank holds a few fixed draws of patches per image instead of
-new ones in every iteration, and patches are mirrored one by one, not with their image.
+(kernels/triplets.py). Ours: `match: all`, the mean over all triplets that there are. Ours, against the released code: the
+bank holds a few fixed draws of patches per image instead of new ones in every iteration, and patches are mirrored one by
+one, not with their image.
 
 Axes: N patches of the batch; C, h, w channels, rows and columns of the last feature map; D = C·h·w. Reads: photographs,
 patches, weights. Makes: weights (the tuned backbone) and the loss curve. Cost: epochs x images x patches per image
@@ -25,7 +26,7 @@ from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
 from pipeline.core.loop import Losses
 from pipeline.core.steps.weights import Triplet
-from pipeline.kernels.triplets import connect, embed, triplet_terms
+from pipeline.kernels.triplets import all_triplet_terms, connect, embed, triplet_terms
 from pipeline.kinds import photographs
 from pipeline.kinds.patches import draws_by_image
 from pipeline.kinds.pixels import crop
@@ -59,6 +60,8 @@ def run(job: Job) -> None:
     def step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
         maps = net.embedding(batch["patches"])  # type: ignore[operator]
         features = embed(nn.functional.adaptive_avg_pool2d(maps, settings.pool))
+        if settings.match == "all":
+            return {"loss": all_triplet_terms(features, batch["classes"], settings.margin)}
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         return {"loss": triplet_terms(features, *connect(batch["classes"].cpu().numpy(), rng), settings.margin)}
 

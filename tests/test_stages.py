@@ -90,6 +90,7 @@ CASES = {
     "merge-classes": case("merge", {"by": "class"}, SEE, true="few", pseudo="labels"),
     "patches-few": case("patches", PATCHES, SEE, same="patches", labels="few"),
     "triplet": case("triplet", TRIPLET, SEE, same="tuned", patches="patches", weights="weights"),
+    "triplet-all": case("triplet", {**TRIPLET, "match": "all"}, SEE, patches="patches", weights="weights"),
     "contrast": case("contrast", {**SEGMENT, "batch": 2}, SEE, labels="few", weights="weights"),
     "contrast-again": case("contrast", {**SEGMENT, **BAG}, SEE, labels="few", weights="contrast"),
     "segment-contrast": case("segment", SEGMENT, SEE, labels="few", weights="contrast"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.kernels.triplets import connect, embed, triplet_loss, triplet_terms
+from pipeline.kernels.triplets import all_triplet_terms, connect, embed, triplet_loss, triplet_terms
 
 CLASSES = st.lists(st.sampled_from([0, 1, 1, 1, 5, 254]), min_size=1, max_size=40).map(np.array)
 
@@ -214,3 +216,57 @@ def test_zero_features_stay_zero_with_small_finite_gradients() -> None:
     assert not rows[1:].detach().any()
     (gradient,) = torch.autograd.grad(triplet_loss(rows, np.array([1, 0, 2]), np.array([2, 2, 0])), maps)
     assert gradient.isfinite().all() and gradient.abs().max() < 10
+
+
+# --------------------------------------------------------------------------------------------------------- all triplets
+
+
+def every_triplet(features: torch.Tensor, labels: list[int], margin: float) -> torch.Tensor:
+    """The mean over all of them, one by one."""
+    number, losses = len(labels), []
+    for a in range(number):
+        for p in range(number):
+            for n in range(number):
+                if p != a and labels[p] == labels[a] != labels[n]:
+                    near, far = (features[a] - features[p]).square().sum(), (features[a] - features[n]).square().sum()
+                    losses.append((margin + near - far).clamp(min=0) / 2)
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1], [0, 1, 0, 1, 2, 2, 2, 0, 7], [3, 3, 3, 3, 1, 2]])
+def test_the_mean_over_all_triplets_is_that_of_a_triple_loop(labels: list[int]) -> None:
+    """A class of one has no triplet as an anchor, and serves as a negative. One feature is zero."""
+    draws = torch.rand(len(labels), 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    draws[-1] = 0
+    features = embed(draws[..., None, None]).requires_grad_()
+    total, count = all_triplet_terms(features, torch.tensor(labels), 2.1)
+    wanted = every_triplet(features, labels, 2.1)
+    assert int(count) == len(labels)
+    torch.testing.assert_close(total / count, wanted)
+    ours, theirs = (torch.autograd.grad(loss, features)[0] for loss in (total / count, wanted))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_without_a_triplet_there_is_nothing_to_learn() -> None:
+    features = embed(torch.rand(4, 3, 1, 1)).requires_grad_()
+    for labels in ([1, 1, 1, 1], [0, 1, 2, 3]):
+        total, count = all_triplet_terms(features, torch.tensor(labels))
+        assert (float(total.detach()), float(count)) == (0, 0)
+        assert not torch.autograd.grad(total, features)[0].any()
+
+
+def test_a_margin_at_which_hinges_could_rest_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"margin 1\.9 found; at least 2 expected"):
+        all_triplet_terms(torch.eye(3), torch.tensor([0, 0, 1]), 1.9)
+    with pytest.raises(ValueError, match="3 features with labels"):
+        all_triplet_terms(torch.eye(3), torch.tensor([0, 0]))
+
+
+def test_a_hundred_thousand_patches_take_less_than_a_second() -> None:
+    features = embed(torch.rand(100_000, 64, 1, 1)).requires_grad_()
+    labels = torch.randint(20, (100_000,))
+    start = time.perf_counter()
+    total, count = all_triplet_terms(features, labels)
+    (total / count).backward()
+    assert time.perf_counter() - start < 1
+    assert features.grad is not None and features.grad.isfinite().all()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.steps.base import BackboneName, CropTraining, Kind, Length, Sides, Step, Stride, Training
 
@@ -90,11 +90,21 @@ class Triplet(Training):
     method: Literal["triplet"] = "triplet"
     epochs: float = Field(10, gt=0, description="passes over the images of the patch bank")
     batch: int = Field(16, ge=2, description="images per batch; each brings one draw of patches")
-    margin: float = Field(2.1, gt=0, description="of the hinge; at 2.1 it is never at rest")
+    match: Literal["trees", "all"] = Field(
+        "trees",
+        description="a triplet per patch, drawn as a tree over each class, or (ours) the mean over all triplets",
+    )
+    margin: float = Field(2.1, gt=0, description="of the hinge; from 2 on it is never at rest, which `all` needs")
     stride: Stride = Field(32, description="output stride of the network")
     pool: int = Field(4, ge=1, description="side of the feature map that is flattened into the embedding")
     schedule: Literal["poly", "cosine", "step", "constant"] = Field("step", description="of the learning rate")
     weight_decay: float = Field(5e-4, ge=0, description="as the optimizer defines it")
+
+    @model_validator(mode="after")
+    def _never_at_rest(self) -> Self:
+        if self.match == "all" and self.margin < 2:
+            raise ValueError(f"match: all needs a margin of at least 2; {self.margin} found")
+        return self
 
     def passes(self, side: int) -> float:
         return 3 * self.epochs * 10 / 16  # ten patches of a quarter of the side, as `patches` draws them
