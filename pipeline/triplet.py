@@ -7,9 +7,9 @@ pulled together as a whole, where independent triplets would leave islands. No h
 head.
 
 One iteration: `features = embed(trunk.embedding(patches))`, then `triplet_terms(features, *connect(classes, rng))`
-(kernels/triplets.py). Ours: `match: all`, the mean over all triplets that there are. Ours, against the released code: the
-bank holds a few fixed draws of patches per image instead of new ones in every iteration, and patches are mirrored one by
-one, not with their image.
+(kernels/triplets.py). Ours: `match: all`, the mean over all triplets that there are. Ours, against the released code:
+the bank holds a few fixed draws of patches per image instead of new ones in every iteration, and patches are mirrored
+one by one, not with their image.
 
 Axes: N patches of the batch; C, h, w channels, rows and columns of the last feature map; D = C·h·w. Reads: photographs,
 patches, weights. Makes: weights (the tuned backbone) and the loss curve. Cost: epochs x images x patches per image
