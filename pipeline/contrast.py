@@ -137,6 +137,7 @@ def run(job: Job) -> None:
         else:
             features = torch.cat([net(images)] * 2)
         spaced = batch["label"][:, settings.spacing // 2 :: settings.spacing, settings.spacing // 2 :: settings.spacing]
+        features = features.to(torch.bfloat16 if job.precision == "bf16" else torch.float32)
         pairs = compared((features[:count], features[count:]), spaced.flatten(1), partner, settings)
         found = [pixel_contrast(*pair, settings.temperature, settings.form) for pair in pairs]
         means = torch.stack([total / number.clamp(min=1) for total, number in found])

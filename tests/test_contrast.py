@@ -72,6 +72,19 @@ def test_loss_and_gradient_are_the_double_loops(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", ["released", "paper"])
+def test_products_in_bfloat16_give_nearly_the_same_gradient(form: str) -> None:
+    torch.manual_seed(0)
+    classes = torch.arange(400) % 4
+    features = F.normalize(torch.randn(400, 256) + torch.randn(4, 256)[classes] / 2, dim=1)
+    grads = []
+    for kind in (torch.float32, torch.bfloat16):
+        leaf = features.to(kind).requires_grad_()
+        both = Pixels(leaf, classes, torch.zeros(400, dtype=torch.long))
+        grads.append(torch.autograd.grad(pixel_contrast(both, both, 0.07, form)[0], leaf)[0].float())  # type: ignore[arg-type]
+    assert (grads[0] - grads[1]).norm() < 0.01 * grads[0].norm()
+
+
 def test_nobody_with_a_positive_is_no_loss_and_no_anchor() -> None:
     anchors, candidates = pixels(3, [0, 0, 0], [0, 0, 0], 0), pixels(2, [1, 1], [0, 0], 1)
     anchors.features.requires_grad_()

@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Form = Literal["released", "paper"]
-ROWS = 256
+ROWS = 512
 COLDEST = 0.02  # exp(1 / τ) summed over a million pixels is still far from the end of float32
 
 
 class Pixels(NamedTuple):
-    """features float32 [N,D] of unit length; classes int64 [N]; images int64 [N], which image each lies in."""
+    """features float [N,D] of unit length, in the precision of the products (bfloat16 where the hardware has it: all
+    else is float32 then too); classes int64 [N]; images int64 [N], which image each lies in."""
 
     features: Tensor
     classes: Tensor
@@ -77,10 +78,10 @@ def sweep(
     """Sum of the losses, number of anchors with a positive, and the sum's gradients [P,D] and [Q,D]."""
     classes, images, other_classes, other_images = known
     anchors, candidates = anchors.detach(), candidates.detach()
-    for_anchors, for_candidates = torch.zeros_like(anchors), torch.zeros_like(candidates)
-    total, count = anchors.new_zeros(()), 0
+    low, exact = anchors.dtype, torch.promote_types(anchors.dtype, torch.float32)
+    for_anchors, for_candidates = (torch.zeros_like(side, dtype=exact) for side in (anchors, candidates))
+    total, count = for_anchors.new_zeros(()), 0
     groups, group = torch.unique(torch.stack([images, classes], 1), dim=0, return_inverse=True)
-    buffer = anchors.new_empty(ROWS * len(candidates))
     for number, (image, name) in enumerate(groups.tolist()):
         positive = other_classes == name
         negatives, positives = (~positive & (other_images == image)).nonzero()[:, 0], positive.nonzero()[:, 0]
@@ -89,22 +90,21 @@ def sweep(
         order = torch.cat([negatives, positives])
         rows = (group == number).nonzero()[:, 0]
         near = candidates[order]
-        middle = near[len(negatives) :].mean(0)  # of the positives
-        taught = torch.zeros_like(near)
+        middle = near[len(negatives) :].mean(0, dtype=exact)  # of the positives
+        taught = torch.zeros_like(near, dtype=exact)
         for part in rows.split(ROWS):
-            block = anchors[part] / temperature
-            pairs = buffer[: len(part) * len(order)].view(len(part), len(order))
-            torch.mm(block, near.T, out=pairs)
-            found = block @ middle
-            total += _losses(pairs.exp_(), len(negatives), form).sum() - found.sum()
-            for_anchors[part] = torch.mm(pairs, near) / temperature
-            taught.addmm_(pairs.T, block)
+            block = anchors[part].to(exact) / temperature
+            pairs = (block.to(low) @ near.T).to(exact)
+            total += _losses(pairs.exp_(), len(negatives), form).sum() - (block @ middle).sum()
+            lowered = pairs.to(low)
+            for_anchors[part] = (lowered @ near).to(exact) / temperature
+            taught += (lowered.T @ block.to(low)).to(exact)
             if form == "paper":
                 for_anchors[part] -= middle / temperature
                 taught[len(negatives) :] -= block.sum(0) / len(positives)
         for_candidates.index_add_(0, order, taught)
         count += len(rows)
-    return total, torch.tensor(count, device=anchors.device), for_anchors, for_candidates
+    return total, torch.tensor(count, device=anchors.device), for_anchors.to(low), for_candidates.to(low)
 
 
 def _losses(pairs: Tensor, negatives: int, form: Form) -> Tensor:
