@@ -39,11 +39,14 @@ from pipeline.core.steps.seeds import Vote
 from pipeline.core.train import autocast
 from pipeline.kinds import classes, hypotheses, photographs, seeds
 from pipeline.kinds import tags as said
+from pipeline.kinds.crops import resize_by_torch
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.classifier import Classifier, load_classifier
 from pipeline.networks.pictures import to_tensor
 from pipeline.networks.regions import means
 from pipeline.networks.states import for_inference
+
+CUT_OUTS = 16  # at once
 
 
 class Candidates(NamedTuple):
@@ -99,16 +102,28 @@ def evenly(rows: np.ndarray, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def seen(
-    model: Classifier, rgb: np.ndarray, boxes: np.ndarray, device: str, precision: str
+    model: Classifier, rgb: np.ndarray, boxes: np.ndarray, side: int | None, device: str, precision: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the network says of boxes [M,4] of a photograph u8 [h,w,3]: scores f64 [M,F] > 0, of the foreground classes
-    in order, and features f32 [M,D] of length 1."""
-    x = model.trunk.whole(to_tensor(rgb)[None].to(device))
-    with autocast(device, precision):
-        maps = model.trunk(x)[-1]
-    features = means(maps, torch.from_numpy(boxes)[None].to(device), x.shape[2] / maps.shape[2])[0]
+    in order, and features f32 [M,D] of length 1. side: boxes are cut out and resized to this; None: pooled."""
+    if side is None:
+        x = model.trunk.whole(to_tensor(rgb)[None].to(device))
+        with autocast(device, precision):
+            maps = model.trunk(x)[-1]
+        features = means(maps, torch.from_numpy(boxes)[None].to(device), x.shape[2] / maps.shape[2])[0]
+    else:
+        parts = torch.stack([cut_out(rgb, box, side) for box in boxes.tolist()])
+        with autocast(device, precision):
+            maps = [model.trunk(some.to(device))[-1].float().mean((2, 3)) for some in parts.split(CUT_OUTS)]
+        features = torch.cat(maps)
     scores = F.linear(features, model.score.weight.flatten(1)).double()
     return F.softplus(scores).cpu().numpy(), F.normalize(features, dim=1).cpu().numpy()
+
+
+def cut_out(rgb: np.ndarray, box: Sequence[int], side: int) -> Tensor:
+    """The box of a photograph, resized to a square whatever its aspect, as HCP does: u8 [3,side,side]."""
+    y0, x0, y1, x1 = box
+    return torch.from_numpy(resize_by_torch(rgb[y0:y1, x0:x1], side, side)).permute(2, 0, 1)
 
 
 def finder(
@@ -121,6 +136,7 @@ def finder(
     settings: Vote = job.settings
     pictures, source = job.photographs, job.inputs["hypotheses"]
     model = for_inference(load_classifier(job.inputs["classifier"]), job.device)
+    side = job.inputs["classifier"].manifest["settings"]["crop"] if settings.look == "cut" else None
 
     def boxes(i: int) -> np.ndarray:
         found = hypotheses.boxes(source, i)[: settings.most]
@@ -135,7 +151,7 @@ def finder(
         ids = slots[i][slots[i] != VOID]
         if not len(ids):
             return []
-        scores, features = seen(model, photographs.image(pictures, i), boxes(i), job.device, job.precision)
+        scores, features = seen(model, photographs.image(pictures, i), boxes(i), side, job.device, job.precision)
         columns = scores[:, model.columns(ids)].T
         kept = [confident(column, settings.confident) for column in columns]
         return [Candidates(k, s[k], features[k].astype(np.float16)) for k, s in zip(kept, columns, strict=True)]

@@ -403,6 +403,13 @@ def test_a_corrected_mask_retrains_nothing_that_learns_from_tags(done: Path, tmp
     assert counts == {"masks": 2, "contrast": 3, "relabel": 1, "psl": 1, "segment": 10}
 
 
+def test_another_seed_recomputes_nothing_that_has_none(done: Path) -> None:
+    found = jobs(snakemake(done, "-n", "--config", "seeds=[1]"))
+    assert found["classify"] == 1
+    unseeded = {"prepare_photographs", "prepare_tags", "prepare_masks", "saliency", "imagenet", "hypotheses", "simple"}
+    assert not set(found) & unseeded, found
+
+
 def test_another_tag_trains_no_proxy_and_computes_no_saliency(done: Path) -> None:
     path = done / PHOTOS / "tags.csv"
     line = next(line for line in path.read_text().splitlines() if line.startswith("00003,"))

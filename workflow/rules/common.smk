@@ -72,7 +72,8 @@ def command(wildcards):
     for role, source in step.inputs.items():
         words += [f"--{role}", f"{ROOT}/{source.file}"]
     words += ["--settings", step.settings.model_dump_json()]
-    words += ["--seed", str(CONFIG.seeds[0] if step.seed is None else step.seed)]
+    # Nothing of a step without a seed may follow from one: other seeds would recompute it.
+    words += [] if step.seed is None else ["--seed", str(step.seed)]
     return shlex.join(words + (compute() if step.settings.gpu else []))
 
 

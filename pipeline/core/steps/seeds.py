@@ -139,6 +139,10 @@ class Vote(Claims):
     seeded: ClassVar[bool] = False  # follows its classifier's seed
     infers: ClassVar[bool] = True
     method: Literal["vote"] = "vote"
+    look: Literal["pooled", "cut"] = Field(
+        "pooled",
+        description="a hypothesis is the mean of the photograph's feature map in its box, or is cut out and seen",
+    )
     most: int = Field(50, ge=1, description="hypotheses of a photograph that are looked at, the best as objects")
     confident: float = Field(0.5, ge=0, le=1, description="of these, those with this share of a tag's best score")
     partners: int = Field(200, ge=0, description="images of a class that an image is compared with; 0: no re-ranking")
