@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import planted
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import contrast, segment
+from pipeline.core import store
+from pipeline.core.steps.models import Segment
+from pipeline.core.steps.weights import Contrast
 from pipeline.networks.backbones import BACKBONES, backbone
 from pipeline.networks.heads import Hypercolumn
 from pipeline.networks.padding import offset
@@ -133,11 +142,37 @@ def test_a_bright_square_of_the_picture_is_marked_to_the_pixel(level: int) -> No
 
 
 @pytest.mark.parametrize("name", ["vgg16", "efficientnet_lite0"])
-def test_every_part_of_the_hypercolumn_is_taught_by_every_pixel(name: str) -> None:
+def test_every_part_of_the_hypercolumn_and_every_stage_is_taught(name: str) -> None:
     torch.manual_seed(0)
     model = Segmenter(backbone(name, 16), "hypercolumn", 3, 8, 16).train()
     logits = model(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     F.cross_entropy(logits, torch.randint(0, 3, (2, 64, 64))).backward()
-    silent = [key for key, value in model.head.named_parameters() if value.grad is None or not value.grad.any()]
+    silent = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert silent == []
-    assert all(stage[0] is not None and any(p.grad.any() for p in stage.parameters()) for stage in model.trunk.stages)  # type: ignore[union-attr,index]
+
+
+def test_it_goes_from_contrast_to_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`contrast` trains all of it but the scores, `segment` begins with that and learns two halves."""
+    monkeypatch.chdir(tmp_path)  # TensorBoard's files
+    torch.manual_seed(0)
+    halves = [np.full((64, 64, 3), 30, np.uint8) for _ in range(4)]
+    for picture in halves:
+        picture[:, 32:] = 220
+    labels = [(picture[..., 0] > 100).astype(np.uint8) for picture in halves]
+    given = {
+        "photographs": planted.photographs(tmp_path / "p.json", halves),
+        "labels": planted.labels(tmp_path / "l.json", labels, 64, 2),
+        "weights": planted.weights(tmp_path / "w.json", backbone("resnet18")),
+    }
+    shared: dict[str, Any] = {"head": "hypercolumn", "width": 16, "crop": 64, "scale": (1.0, 1.0), "batch": 4}
+    contrast.run(planted.job(Contrast(**shared, epochs=1, spacing=16), tmp_path / "c.json", given))
+    given["weights"] = store.Artifact(tmp_path / "c.json", "weights")
+    settings = Segment(**shared, epochs=10, optimizer="adamw", lr=1e-3, head_lr=10)
+    segment.run(planted.job(settings, tmp_path / "m.json", given))
+    said = capsys.readouterr().out
+    tensors = len(Hypercolumn(backbone("resnet18", 16), 2, 16, 16).state_dict())
+    assert f"{tensors - 2} of {tensors} tensors of the head, hypercolumn; new: score.weight, score.bias" in said
+    curve = store.Artifact(tmp_path / "m.json", "model").read("curve_loss")
+    assert curve[-1] < 0.3 < curve[0]
