@@ -10,10 +10,12 @@ import planted
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from pipeline import contrast, segment
-from pipeline.core import store
+from pipeline.core import recipe, store
+from pipeline.core.config import parse
 from pipeline.core.steps.models import Segment
 from pipeline.core.steps.weights import Contrast
 from pipeline.networks.backbones import BACKBONES, backbone
@@ -176,3 +178,21 @@ def test_it_goes_from_contrast_to_segment(
     assert f"{tensors - 2} of {tensors} tensors of the head, hypercolumn; new: score.weight, score.bias" in said
     curve = store.Artifact(tmp_path / "m.json", "model").read("curve_loss")
     assert curve[-1] < 0.3 < curve[0]
+
+
+def test_the_recipe_of_the_page_runs_on_voc() -> None:
+    """docs/methods/mix-and-match.md gives the released settings as a block to paste; it must parse and resolve."""
+    from test_repo import DEFAULT, ROOT, VOC, merged, read
+
+    text = (ROOT / "docs" / "methods" / "mix-and-match.md").read_text()
+    own = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    config = parse(merged(merged(DEFAULT, read(VOC)), own))
+    settings: dict[str, Any] = {node.name: node.settings for node in recipe.recipe_nodes(config, config.run[0], 0)}
+    assert settings["colorize-vgg"].backbone == "vgg16" and settings["colorize-vgg"].gray
+    bank, tuned, net = (settings[name] for name in ("patches-vgg", "tune-vgg", "hypercolumn"))
+    for step, iterations, images in ((tuned, 8_000, 64), (net, 42_000, 48)):
+        assert step.epochs * 10_582 / images == pytest.approx(iterations, rel=0.01)
+        assert step.lr / step.batch == pytest.approx(0.01 / images)
+    assert (bank.per_image, bank.sides, bank.size, tuned.pool, tuned.stride) == (9, (64, 256), 128, 4, 32)
+    assert (net.head, net.width, net.crop, net.weight_decay) == ("hypercolumn", 1024, 512, 5e-4)
+    assert [share * 42 for share in net.milestones] == pytest.approx([24, 36, 40], abs=0.01)
