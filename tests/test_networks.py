@@ -14,6 +14,7 @@ from pipeline.core import store
 from pipeline.kinds import weights
 from pipeline.networks.backbones import Backbone, backbone, load_backbone
 from pipeline.networks.classifier import Classifier, classifier_meta, load_classifier, new_classifier
+from pipeline.networks.heads import HEADS
 from pipeline.networks.segmenter import Segmenter, load_segmenter, segmenter_meta, take_over
 from pipeline.networks.states import for_inference, packed, state_of
 
@@ -51,7 +52,7 @@ def test_logits_are_the_mean_of_the_class_maps() -> None:
     torch.testing.assert_close(logits, features.mean((2, 3)) @ weight.T, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["deeplabv3+", "largefov"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_a_segmenter_answers_at_the_size_of_its_input(head: str, stride: int) -> None:
     model = Segmenter(backbone("resnet18", stride), head, 5, 16, stride).eval()
@@ -229,16 +230,17 @@ def both(seed: int, head: str = "deeplabv3+", classes: int = 3, width: int = 8) 
     return model, {**trunk, **{f"head.{name}": value for name, value in model.head.state_dict().items()}}
 
 
-def test_backbone_and_decoder_are_taken_over(tmp_path: Path) -> None:
-    one, state = both(1)
-    meta = {**META, "head": "deeplabv3+", "width": 8, "stride": 16, "classes": ["background", "a", "b"]}
+@pytest.mark.parametrize("head", HEADS)
+def test_backbone_and_decoder_are_taken_over(head: str, tmp_path: Path) -> None:
+    one, state = both(1, head)
+    meta = {**META, "head": head, "width": 8, "stride": 16, "classes": ["background", "a", "b"]}
     artifact = keep(tmp_path / "w.json", "weights", state, meta)
-    other, _ = both(2)
+    other, _ = both(2, head)
     said = take_over(other, artifact, ["background", "a", "b"])
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
     count = len(one.head.state_dict())
     assert said == (
-        f"taken over from {artifact.path}: the backbone, resnet18; {count} of {count} tensors of the head, deeplabv3+"
+        f"taken over from {artifact.path}: the backbone, resnet18; {count} of {count} tensors of the head, {head}"
     )
     alone = load_backbone(artifact, 8)
     assert all(torch.equal(value, alone.state_dict()[name]) for name, value in one.trunk.state_dict().items())

@@ -242,7 +242,7 @@ def kept(path: Path, net: Prohibitive, background: int | None = 0, gate: float =
     return planted.table_artifact(path, "model", arrays, meta, header)
 
 
-@pytest.mark.parametrize("head", ["deeplabv3+", "largefov"])
+@pytest.mark.parametrize("head", ["deeplabv3+", "largefov", "hypercolumn"])
 def test_one_pass_of_the_backbone_answers_like_the_segmenter(head: str) -> None:
     torch.manual_seed(0)
     net = Prohibitive(Segmenter(backbone("efficientnet_lite0", 16), head, 4, 16, 16), [1, 2, 3]).eval()
@@ -255,7 +255,7 @@ def test_one_pass_of_the_backbone_answers_like_the_segmenter(head: str) -> None:
             assert len(passes) == 2 * number + 1
             assert torch.equal(answer.logits, net.segmenter(x))
         assert answer.logits.shape == (2, 4, *size) and answer.scores.shape == (2, 3)
-        full = [-(-side // 32) * 32 // (4 if head == "deeplabv3+" else 16) for side in size]
+        full = [-(-side // 32) * 32 // (16 if head == "largefov" else 4) for side in size]
         assert list(answer.cells.shape) == [2, 4, *full]
 
 

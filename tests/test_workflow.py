@@ -341,11 +341,12 @@ def test_a_line_that_no_recipe_reaches_brings_nothing_back(done: Path) -> None:
 def test_a_new_head_and_a_new_kind_of_model_bring_nothing_back(done: Path) -> None:
     """Registered where a stage finds them: in the table of heads and behind the one door."""
     heads, door = (done / "pipeline" / "networks" / name for name in ("heads.py", "door.py"))
-    head = "class NewHead(LargeFov):\n    pass\n\n\nHEADS = {'new': NewHead, "
+    head = "class NewHead(LargeFov):\n    pass\n\n\nHEADS: dict["
+    row = '    "deeplabv3+": DeepLabV3Plus,\n'
     kind = "\ndef open_other(artifact, device, precision, scales, flip):\n    return None\n\n\nDOORS"
     entry = '"segment": open_segmenter'
     with (
-        edited(heads, ("HEADS = {", head)),
+        edited(heads, ("HEADS: dict[", head), (row, f"    'new': NewHead,\n{row}")),
         edited(door, ("\nDOORS", kind), (entry, f'{entry}, "other": open_other')),
     ):
         assert planned(done) == {}

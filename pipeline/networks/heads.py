@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.kernels.dilated import DilatedConv2d
+from pipeline.networks.padding import offset
 from pipeline.networks.trunk import Backbone
 
 
@@ -70,4 +74,61 @@ class DeepLabV3Plus(nn.Module):
         return self.score(self.decode(features))
 
 
-HEADS: dict[str, type[DeepLabV3Plus] | type[LargeFov]] = {"deeplabv3+": DeepLabV3Plus, "largefov": LargeFov}
+class Hypercolumn(nn.Module):
+    """What several layers say of a place, side by side, and two 1x1 layers that judge it: a hidden one, and `score`.
+
+    Hariharan et al. 2015, arXiv 1411.5752; Zhan et al. 2018 (mix-and-match, arXiv 1712.00661), whose released VGG16
+    adds two blocks of 3x3 convolution and pool above the last layer, as here, and answers at every second pixel, as
+    here. Columns are taken at stage 2's cells: every 2 px over vgg16, every 4 over the others.
+
+    The hidden layer over a concatenation is a sum of one over each part, and a 1x1 layer may come before a bilinear
+    enlargement as well as after it: so every map goes through its part of the layer where it is small, and all pixels
+    are learnt from for less than the columns of a few hundred would take.
+    Ours: the ends of the five stages instead of the image and every layer; channels are brought to one scale first, as
+    for the colours of `proxy`; each map's part is initialised by its own width, so that none begins louder.
+    """
+
+    def __init__(self, trunk: Backbone, classes: int, width: int, stride: int):
+        super().__init__()
+        deep, cell = trunk.channels[-1], 2 if trunk.name == "vgg16" else 4
+        self.shifts = [offset(trunk, level) // cell for level in range(1, len(trunk.channels) + 1)] + [0, 0]
+        self.levels = nn.ModuleList([nn.BatchNorm2d(channels, affine=False) for channels in trunk.channels])
+        pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.wider = nn.ModuleList([nn.Sequential(_cbr(channels, width, 3), pool) for channels in (deep, width)])
+        parts = [*trunk.channels, width, width]
+        self.hidden = nn.ModuleList([nn.Conv2d(part, width, 1, bias=k == 0) for k, part in enumerate(parts)])
+        self.score = nn.Conv2d(width, classes, 1)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        maps = [level(feature) for level, feature in zip(self.levels, features, strict=True)]
+        grid = maps[1].shape[2:]
+        maps[0] = F.avg_pool2d(maps[0], 2)
+        for block in self.wider:
+            maps.append(block(maps[-1]))
+        first, second, *coarse = [part(each) for part, each in zip(self.hidden, maps, strict=True)]
+        out: Tensor = first + second
+        for part, shift in zip(coarse, self.shifts[2:], strict=True):
+            out = out + _placed(part, grid, shift)
+        return out.relu()
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.score(self.decode(features))
+
+
+def _placed(x: Tensor, grid: Sequence[int], shift: int) -> Tensor:
+    """A coarser map [B,C,h,w] on a grid: [B,C,*grid]. shift: how many of its cells the map lies right and below.
+
+    Cells are a power of two as wide as the grid's; where the last of them reach beyond it, they are cut off.
+    """
+    size = [n * 2 ** math.ceil(math.log2(wanted / n)) for n, wanted in zip(x.shape[2:], grid, strict=True)]
+    out = F.interpolate(x, size, mode="bilinear", align_corners=False)
+    if shift:
+        out = F.pad(out, (0, shift, 0, shift), mode="replicate")[..., shift:, shift:]
+    return out[..., : grid[0], : grid[1]]
+
+
+HEADS: dict[str, type[DeepLabV3Plus] | type[LargeFov] | type[Hypercolumn]] = {
+    "deeplabv3+": DeepLabV3Plus,
+    "largefov": LargeFov,
+    "hypercolumn": Hypercolumn,
+}

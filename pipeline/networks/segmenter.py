@@ -18,12 +18,12 @@ from pipeline.networks.trunk import Backbone
 class Segmenter(nn.Module):
     """Backbone and head; `forward` gives logits [B,C,H,W] at the input's size."""
 
-    head: LargeFov | DeepLabV3Plus
+    head: LargeFov | DeepLabV3Plus  # or any other of HEADS; named here, a head would count in every network's digest
 
     def __init__(self, trunk: Backbone, head: str, classes: int, width: int, stride: int):
         super().__init__()
         self.trunk, self.kind, self.width, self.stride = trunk, head, width, stride
-        self.head = HEADS[head](trunk, classes, width, stride)
+        self.head = HEADS[head](trunk, classes, width, stride)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -22,6 +22,7 @@ Kind = Literal[
 ]  # fmt: skip
 DATA = ("photographs", "tags", "masks")  # kinds that the data set itself is, directly below its folder
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "efficientnet_lite0"]
+HeadName = Literal["deeplabv3+", "largefov", "hypercolumn"]
 
 
 def _ascending(pair: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core.steps.base import CropTraining, Kind, Stride
+from pipeline.core.steps.base import CropTraining, HeadName, Kind, Stride
 
 
 class Segment(CropTraining):
@@ -14,7 +14,7 @@ class Segment(CropTraining):
     makes: ClassVar[Kind] = "model"
     stage: ClassVar[str] = "segment"
     method: Literal["segment"] = "segment"
-    head: Literal["deeplabv3+", "largefov"] = Field("deeplabv3+", description="what turns features into classes")
+    head: HeadName = Field("deeplabv3+", description="what turns features into classes")
     stride: Stride = Field(16, description="output stride of the network")
     width: int = Field(256, ge=8, description="channels of the head")
     epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.steps.base import BackboneName, CropTraining, Kind, Length, Sides, Step, Stride, Training
+from pipeline.core.steps.base import BackboneName, CropTraining, HeadName, Kind, Length, Sides, Step, Stride, Training
 
 
 class Imagenet(Step):
@@ -124,7 +124,7 @@ class Contrast(CropTraining):
     temperature: float = Field(0.07, ge=0.02, description="of the similarities")
     distortion: bool = Field(True, description="the second view of an image has other colours, as in SimCLR")
     spacing: int = Field(8, ge=1, description="pixels from one compared pixel to the next")
-    head: Literal["deeplabv3+", "largefov"] = Field("deeplabv3+", description="decoder that is trained along")
+    head: HeadName = Field("deeplabv3+", description="decoder that is trained along")
     stride: Stride = Field(16, description="output stride of the network")
     width: int = Field(256, ge=8, description="channels of the decoder")
     epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")
