@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -182,11 +182,6 @@ def run(job: Job) -> None:
     def settle(i: int, stored: seeds.Found) -> seeds.Found:
         return {"claimed": seeds.claim(stored["scores"], settings).astype(np.uint8)}
 
-    # Erasing compares its loss with the first round's, which a squared loss would not be comparable with.
-    first: dict[str, Any] = {}
-    trained = classifier.manifest["settings"]
-    if trained["loss"] == "soft_margin":
-        first = {"loss": float(classifier["curve_loss"][-1]), "epochs": trained["epochs"]}
     seeds.write(
         job,
         slots,
@@ -194,7 +189,7 @@ def run(job: Job) -> None:
         {"scores": ("map", np.float16)},
         finder(job, slots, sample, keys),
         settle,
-        {**classes.meta(tags), "grid": settings.grid, "rounds": [first]},
+        {**classes.meta(tags), "grid": settings.grid, "rounds": [seeds.first_round(classifier)]},
         extra=(compared_with,),
     )
 
