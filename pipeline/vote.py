@@ -158,7 +158,9 @@ def finder(
             others = (features for key, features in bank[k] if key != keys[i])
             distance = distances(torch.from_numpy(found.features).to(job.device), others)
             best = np.argsort(distance, kind="stable")[: settings.keep]
-            chosen, weights = found.which[best], found.scores[best] * np.exp(-distance[best] / settings.sigma)
+            # Beside the nearest, which the maximum takes out again: exp of them all may be 0.
+            beside = (distance[best] - distance[best[0]]) / settings.sigma
+            chosen, weights = found.which[best], found.scores[best] * np.exp(-beside)
             size = photographs.size(pictures, i)
             maps.append(votes(boxes(i)[chosen], inside(i, chosen), weights, size, settings.grid))
         return {"scores": np.stack(maps) if maps else np.zeros((0, 0, 0))}
