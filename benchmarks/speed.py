@@ -132,7 +132,9 @@ def triplets() -> Iterator[Comparison]:
 
     torch.manual_seed(0)
     features, labels = embed(torch.rand(1000, 128, 1, 1)), torch.randint(20, (1000,))
-    peer = TripletMarginLoss(margin=2.1, distance=LpDistance(power=2, normalize_embeddings=False), reducer=MeanReducer())
+    peer = TripletMarginLoss(
+        margin=2.1, distance=LpDistance(power=2, normalize_embeddings=False), reducer=MeanReducer()
+    )
 
     def ours() -> Tensor:
         leaf = features.clone().requires_grad_()

@@ -51,7 +51,6 @@ def run(job: Job) -> None:
     def settle(i: int, stored: seeds.Found) -> seeds.Found:
         return {"claimed": seeds.claim(stored["scores"], settings).astype(np.uint8)}
 
-    first = {"loss": float(classifier["curve_loss"][-1]), "epochs": classifier.manifest["settings"]["epochs"]}
     seeds.write(
         job,
         slots,
@@ -59,7 +58,7 @@ def run(job: Job) -> None:
         {"scores": ("map", np.float16)},
         lambda rows: in_batches(find, rows, alike, together, job.images_at_once),
         settle,
-        {**classes.meta(tags), "grid": settings.grid, "rounds": [first]},
+        {**classes.meta(tags), "grid": settings.grid, "rounds": [seeds.first_round(classifier)]},
     )
 
 

@@ -11,7 +11,7 @@ decoder's map goes through a projection of 1x1 convolutions to unit length, and 
 
 The released loss is the default, because it is the authors' own code; their README calls it slightly modified. Ours:
 a projection without batch normalisation as in the paper, the code's has it; `spacing` of 8 px, which is what 65 cells
-of a crop of 513 come to.
+of a crop of 513 come to, and a little more than asked for where it does not divide the side that the network sees.
 
 Reads: photographs, labels, weights. Makes: weights (backbone and decoder, parameters and curve). Cost: two passes
 through the network an image and epoch, and the products of all pairs of pixels that are compared.
@@ -36,6 +36,7 @@ from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import HEAD, backbone_meta, load_backbone
 from pipeline.networks.segmenter import Segmenter, take_over
 from pipeline.networks.states import packed
+from pipeline.networks.trunk import STRIDE
 
 LAYERS, CHANNELS = 3, 256  # of the projection
 MOST = 10_000  # pixels of a batch that are compared where it is taken as one image
@@ -55,14 +56,27 @@ class Projector(nn.Module):
         self.projection = nn.Sequential(*layers, nn.Conv2d(wide, CHANNELS, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B,3,H,W] → unit features float32 [B,h·w,D] at every `spacing` pixels."""
+        """Images [B,3,H,W] → unit features float32 [B,h·w,D] at the `places` of their rows and columns."""
         trunk, head = self.extractor.trunk, self.extractor.head
         seen = trunk.whole(x)
-        maps = head.decode(trunk(seen))
-        cells = [max(1, side // self.spacing) for side in x.shape[2:]]
-        maps = F.interpolate(maps, [side // self.spacing for side in seen.shape[2:]], mode="bilinear")
-        maps = self.projection(maps[..., : cells[0], : cells[1]])
+        maps = F.interpolate(
+            head.decode(trunk(seen)), [cells(side, self.spacing) for side in x.shape[2:]], mode="bilinear"
+        )
+        rows, columns = (len(places(side, self.spacing)) for side in x.shape[2:])
+        maps = self.projection(maps[..., :rows, :columns])
         return F.normalize(maps.float(), dim=1).flatten(2).transpose(1, 2)
+
+
+def cells(side: int, spacing: int) -> int:
+    """How many cells of about `spacing` pixels there are along a side, with what the network adds to it."""
+    return max(1, -(-side // STRIDE) * STRIDE // spacing)
+
+
+def places(side: int, spacing: int) -> Tensor:
+    """The pixels in the middle of those cells, as far as they are the image's: int64, rising; one at least."""
+    count, seen = cells(side, spacing), -(-side // STRIDE) * STRIDE
+    middle = (2 * torch.arange(count) + 1) * seen // (2 * count)
+    return middle[middle < side]
 
 
 def distort(images: Tensor) -> Tensor:
@@ -136,7 +150,8 @@ def run(job: Job) -> None:
             features = net(torch.cat([images, distort(images).contiguous(memory_format=torch.channels_last)]))
         else:
             features = torch.cat([net(images)] * 2)
-        spaced = batch["label"][:, settings.spacing // 2 :: settings.spacing, settings.spacing // 2 :: settings.spacing]
+        at = places(settings.crop, settings.spacing).to(images.device)
+        spaced = batch["label"][:, at[:, None], at]
         features = features.to(torch.bfloat16 if job.precision == "bf16" else torch.float32)
         pairs = compared((features[:count], features[count:]), spaced.flatten(1), partner, settings)
         found = [pixel_contrast(*pair, settings.temperature, settings.form) for pair in pairs]

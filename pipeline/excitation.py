@@ -60,13 +60,11 @@ def run(job: Job) -> None:
     def settle(i: int, stored: seeds.Found) -> seeds.Found:
         return {"claimed": seeds.claim(stored["scores"], settings).astype(np.uint8)}
 
-    first = {"loss": float(classifier["curve_loss"][-1]), "epochs": classifier.manifest["settings"]["epochs"]}
-
     def summary(group: Any) -> dict[str, Any]:
         shares = group["lost"][:][group["classes"][:] != VOID].astype(np.float64)
         lost = round(float(shares.mean()), 4) if len(shares) else 0.0
         print(f"{lost:.1%} of the mass was lost on the way down", flush=True)
-        return {**classes.meta(tags), "grid": settings.grid, "rounds": [first], "lost": lost}
+        return {**classes.meta(tags), "grid": settings.grid, "rounds": [seeds.first_round(classifier)], "lost": lost}
 
     seeds.write(
         job,

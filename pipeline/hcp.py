@@ -128,10 +128,14 @@ def run(job: Job) -> None:
     rows = photographs.split(pictures, "train")
     if not len(rows):
         raise InputError(f"{pictures.path}: split train is empty")
+    table, ids, loss = said.tags(tags), classes.foreground(tags).tolist(), LOSSES[settings.loss]
+    if settings.loss == "squared" and len(ids) < 2:  # a softmax over one class is 1: no loss, and nothing learnt
+        raise InputError(
+            f"{tags.path}: {len(ids)} class that can be tagged found; the squared loss tells classes apart and expects "
+            "two; set loss: soft_margin in the settings of 'hcp'"
+        )
     torch.manual_seed(job.seed)
-    model = new_classifier(weights, tags, settings.stride)
-    table, fill = said.tags(tags), photographs.mean_colour(pictures, rows)
-    ids, loss = classes.foreground(tags).tolist(), LOSSES[settings.loss]
+    model, fill = new_classifier(weights, tags, settings.stride), photographs.mean_colour(pictures, rows)
 
     def on_images(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
         return {"loss": loss(net(batch["image"]), batch["tags"][:, ids])}

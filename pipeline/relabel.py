@@ -40,19 +40,30 @@ def decide(scores: Tensor, ids: np.ndarray, background: int | None, settings: Re
     return found.masked_fill(most < needed, VOID)
 
 
-def rescue(found: np.ndarray, scores: np.ndarray, lost: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def rescue(found: np.ndarray, scores: np.ndarray, lost: np.ndarray, ids: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Labels uint8 [h,w] in which each lost class has the RESCUED share of the pixels, where it is most probable and
-    whatever stood there. Where two lost classes meet, the more probable one has the pixel.
+    whatever stood there, but for tags that have so few themselves that they might be lost in turn. Where two lost
+    classes meet, the more probable one has the pixel, and the other one more elsewhere.
 
-    scores: [K,h,w] of the classes `ids`, before any CRF, which leaves of a lost class nothing to rank. lost: bool [K].
+    scores: [K,h,w] of the classes `ids`, before any CRF, which leaves of a lost class nothing to rank. lost: bool [K],
+    some of the image's own, bool [K].
     """
+    out, flat, saved = found.ravel().copy(), scores.reshape(len(scores), -1), np.flatnonzero(lost)
     count = max(1, round(RESCUED * found.size))
-    out, best = found.ravel().copy(), np.zeros(found.size, scores.dtype)
-    for k in np.flatnonzero(lost):
-        score = scores[k].ravel()
-        top = np.argsort(-score, kind="stable")[:count]
-        top = top[score[top] > best[top]]
-        out[top], best[top] = ids[k], score[top]
+    few = np.bincount(out, minlength=VOID + 1)[ids] <= count * len(saved)
+    free = ~np.isin(out, ids[own & ~lost & few])
+    places = []
+    for k in saved:
+        order = np.argsort(-flat[k], kind="stable")
+        # As many as all lost classes together can take: some are left for this one.
+        places.append(order[free[order] & (flat[k, order] > 0)][: count * len(saved)])
+    pixels = np.concatenate([np.zeros(0, np.int64), *places])
+    names = np.repeat(saved, [len(each) for each in places])
+    room = dict.fromkeys(saved.tolist(), count)
+    for pair in np.argsort(-flat[names, pixels], kind="stable").tolist():
+        k, at = int(names[pair]), int(pixels[pair])
+        if room[k] and free[at]:
+            out[at], free[at], room[k] = ids[k], False, room[k] - 1
     return out.reshape(found.shape)
 
 
@@ -105,7 +116,8 @@ def run(job: Job) -> None:
         i, ids, scores = item
         refined = refine(photographs.image(pictures, i), scores) if settings.crf else scores
         found = decide(torch.from_numpy(refined), ids, background, settings).numpy()
-        return rescue(found, scores, lost_classes(refined, table[i, ids], settings.rescue), ids)
+        own = table[i, ids]
+        return rescue(found, scores, lost_classes(refined, own, settings.rescue), ids, own)
 
     def label(some: list[int]) -> Iterator[np.ndarray]:
         if not settings.crf and not settings.rescue:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -174,7 +174,9 @@ def finder(
             others = (features for key, features in bank[k] if key != keys[i])
             distance = distances(torch.from_numpy(found.features).to(job.device), others)
             best = np.argsort(distance, kind="stable")[: settings.keep]
-            chosen, weights = found.which[best], found.scores[best] * np.exp(-distance[best] / settings.sigma)
+            # Beside the nearest, which the maximum takes out again: exp of them all may be 0.
+            beside = (distance[best] - distance[best[0]]) / settings.sigma
+            chosen, weights = found.which[best], found.scores[best] * np.exp(-beside)
             size = photographs.size(pictures, i)
             maps.append(votes(boxes(i)[chosen], inside(i, chosen), weights, size, settings.grid))
         return {"scores": np.stack(maps) if maps else np.zeros((0, 0, 0))}
@@ -198,11 +200,6 @@ def run(job: Job) -> None:
     def settle(i: int, stored: seeds.Found) -> seeds.Found:
         return {"claimed": seeds.claim(stored["scores"], settings).astype(np.uint8)}
 
-    # Erasing compares its loss with the first round's, which a squared loss would not be comparable with.
-    first: dict[str, Any] = {}
-    trained = classifier.manifest["settings"]
-    if trained["loss"] == "soft_margin":
-        first = {"loss": float(classifier["curve_loss"][-1]), "epochs": trained["epochs"]}
     seeds.write(
         job,
         slots,
@@ -210,7 +207,7 @@ def run(job: Job) -> None:
         {"scores": ("map", np.float16)},
         finder(job, slots, sample, keys),
         settle,
-        {**classes.meta(tags), "grid": settings.grid, "rounds": [first]},
+        {**classes.meta(tags), "grid": settings.grid, "rounds": [seeds.first_round(classifier)]},
         extra=(compared_with,),
     )
 

@@ -10,9 +10,9 @@ import planted
 import pytest
 from colours import colour_detector
 
-from pipeline import cam
+from pipeline import cam, excitation
 from pipeline.core import store
-from pipeline.core.steps.seeds import Cam
+from pipeline.core.steps.seeds import Cam, Excitation
 from pipeline.kinds import seeds
 from pipeline.networks.classifier import Classifier, activation, tag_probabilities
 
@@ -82,6 +82,22 @@ def test_the_stage_claims_what_its_maps_exceed(
     assert first.claimed[0, 4:24, 4:24].all() and not first.claimed[0, 40:].any()
     assert first.claimed[1, 40:60, 56:92].all() and not first.claimed[1, :, :40].any()
     assert not made.read("scores")[3].any()
+
+
+@pytest.mark.parametrize("stage", [cam, excitation])
+def test_a_loss_that_erasing_could_not_compare_is_not_passed_on(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier of `hcp` has a squared loss by default, of other size than the soft margin of a later round."""
+    given = world(tmp_path, 0)
+    monkeypatch.setattr(stage, "load_classifier", lambda artifact: colour_detector())
+    method = Cam(scales=(1.0,)) if stage is cam else Excitation(scales=(1.0,), at=1)
+    for loss, first in (("squared", {}), ("soft_margin", {"loss": 0.25, "epochs": 3.0})):
+        header = store.Header("classifier", "hcp", {"method": "hcp", "epochs": 3.0, "loss": loss}, "test")
+        curve = {"curve_loss": np.array([0.5, 0.25], np.float32)}
+        given["classifier"] = planted.table_artifact(tmp_path / f"{loss}.json", "classifier", curve, {}, header)
+        stage.run(planted.job(method, tmp_path / f"{loss}-s.json", given))
+        assert store.Artifact(tmp_path / f"{loss}-s.json", "seeds").meta["rounds"] == [first]
 
 
 def test_another_threshold_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
+import planted
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.contrast import Projector, compared, distort
+from pipeline.contrast import Projector, compared, distort, places, run
+from pipeline.core import store
 from pipeline.core.steps.weights import Contrast
 from pipeline.kernels import contrast
 from pipeline.kernels.contrast import Pixels, pixel_contrast
@@ -188,6 +192,54 @@ def test_projected_pixels_have_unit_length_and_lie_where_their_labels_do() -> No
     features = Projector(extractor, settings).eval()(torch.randint(0, 256, (2, 3, 72, 104), dtype=torch.uint8))
     assert features.shape == (2, 9 * 13, 256)
     torch.testing.assert_close(features.norm(dim=2), torch.ones(2, 9 * 13))
+
+
+class Ruler(torch.nn.Module):
+    """In place of a network: a map of stride 4 that says where each of its cells lies, in pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = backbone("resnet18", 16), torch.nn.Identity()
+        self.trunk.forward = lambda x: x  # type: ignore[method-assign]
+        self.head.decode = lambda x: F.avg_pool2d(self.where(*x.shape[2:]), 4)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def where(height: int, width: int) -> Tensor:
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        return torch.stack([y, x, torch.full_like(x, 100)])[None]
+
+
+@pytest.mark.parametrize("spacing", [4, 7, 8, 9, 30, 50, 200])
+@pytest.mark.parametrize("side", [45, 64, 101, 112, 126])
+def test_labels_are_read_in_the_middle_of_each_features_cell(side: int, spacing: int) -> None:
+    """Whether or not the spacing divides the crop, and what the network makes of it."""
+    settings = Contrast(spacing=spacing, crop=side)
+    ruler = Ruler()
+    ruler.head.score = torch.nn.Conv2d(3, 1, 1)
+    net = Projector(ruler, settings)  # type: ignore[arg-type]
+    net.projection = torch.nn.Identity()  # type: ignore[assignment]
+    found = net(torch.zeros(1, 3, side, side, dtype=torch.uint8))[0]
+    at = places(side, spacing)
+    assert len(found) == len(at) ** 2 and at.max() < side
+    middles = (100 * found[:, :2] / found[:, 2:]).unflatten(0, (len(at), len(at)))
+    labels = torch.stack(torch.meshgrid(at + 0.5, at + 0.5, indexing="ij"), -1)
+    assert (middles - labels).abs().max() <= 1
+    if len(at) > 1:
+        assert spacing <= torch.diff(at).float().mean() < 2 * spacing
+    if 32 % spacing == 0:
+        assert at.tolist() == list(range(spacing // 2, side, spacing))
+
+
+def test_a_crop_that_the_spacing_does_not_divide_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = [np.random.default_rng(i).integers(0, 256, (48, 48, 3), dtype=np.uint8) for i in range(2)]
+    given = planted.dataset(tmp_path, pictures, np.zeros((2, 3)))
+    half = np.repeat([0, 1], 24)[None].repeat(48, 0)
+    given["labels"] = planted.labels(tmp_path / "l.json", [half, half.T], 48, 3)
+    given["weights"] = planted.weights(tmp_path / "w.json", backbone("resnet18"))
+    settings = Contrast(crop=45, batch=2, epochs=1, width=8)
+    run(planted.job(settings, tmp_path / "c.json", given))
+    assert store.Artifact(tmp_path / "c.json", "weights").read("curve_loss")[0] > 0
 
 
 def test_distorted_colours_keep_the_geometry_and_follow_from_the_seed() -> None:

@@ -13,6 +13,7 @@ from conftest import content, kill_stage, stage
 
 from pipeline import hcp
 from pipeline.core import store
+from pipeline.core.job import InputError
 from pipeline.core.steps.seeds import Hcp
 from pipeline.kinds.hypotheses import Hypotheses
 from pipeline.networks.backbones import backbone
@@ -245,6 +246,21 @@ def test_both_phases_are_in_the_curve_and_the_number_of_hypotheses_counts(
     curves = [store.Artifact(path, "classifier").read("curve_loss") for path in (straight, tmp_path / "x.json")]
     assert curves[0].shape == (2,) and np.isfinite(curves[0]).all()
     assert curves[0][0] == curves[1][0] and curves[0][1] != curves[1][1]
+
+
+def test_one_class_is_refused_where_classes_are_to_be_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The softmax over one class is 1: loss and gradient would be 0 throughout. A soft margin learns it."""
+    monkeypatch.chdir(tmp_path)
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    given = planted.dataset(tmp_path, [rgb] * 2, np.array([[0, 1], [0, 0]], bool))
+    given["hypotheses"] = planted.hypotheses(tmp_path / "h.json", [filled(np.array([[0, 0, 32, 32]]))] * 2)
+    given["weights"] = planted.weights(tmp_path / "w.json", backbone("resnet18"))
+    with pytest.raises(InputError, match="1 class that can be tagged found; the squared loss tells classes apart"):
+        hcp.run(planted.job(Hcp(**SHORT), tmp_path / "x.json", given))
+    hcp.run(planted.job(Hcp(**SHORT, loss="soft_margin"), tmp_path / "y.json", given))
+    assert (store.Artifact(tmp_path / "y.json", "classifier").read("curve_loss") > 0).all()
 
 
 def test_an_empty_training_list_is_one_message(inputs: dict[str, Path], tmp_path: Path) -> None:

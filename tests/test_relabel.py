@@ -37,14 +37,14 @@ def test_labels_need_their_thresholds(settings: dict, expected: list[int], witho
 
 
 def rescued_slowly(found: np.ndarray, scores: np.ndarray, lost: list[int], ids: np.ndarray) -> np.ndarray:
-    """Every pixel on its own: which lost classes have it among their top 1 %, and which of them is most sure of it."""
-    out, pixels = found.copy(), list(np.ndindex(found.shape))
-    count = max(1, round(0.01 * len(pixels)))
-    tops = {k: set(sorted(pixels, key=lambda at: (-scores[k][at], at))[:count]) for k in lost}
-    for at in pixels:
-        claims = [k for k in lost if at in tops[k]]
-        if claims:
-            out[at] = ids[max(claims, key=lambda k: scores[k][at])]
+    """Over and over: of all classes that have no 1 % yet, in all pixels not taken yet, the surest takes its pixel."""
+    out, left = found.copy(), {k: max(1, round(0.01 * found.size)) for k in lost}
+    pixels = list(np.ndindex(found.shape))
+    while any(left.values()):
+        k, at = max(((k, at) for k in lost if left[k] for at in pixels), key=lambda pair: scores[pair[0]][pair[1]])
+        out[at] = ids[k]
+        pixels.remove(at)
+        left[k] -= 1
     return out
 
 
@@ -56,13 +56,38 @@ def test_a_rescued_class_has_its_most_probable_pixels_and_the_surer_of_two_wins(
     scores = (scores / scores.sum(0)).astype(np.float32)
     found = relabel.decide(torch.from_numpy(scores), ids, 0, Relabel(foreground=0.9, background=0.9)).numpy()
     lost = np.array([False, True, True, False])
-    out = relabel.rescue(found, scores, lost, ids)
+    own = np.array([False, True, True, True])
+    out = relabel.rescue(found, scores, lost, ids, own)
     np.testing.assert_array_equal(out, rescued_slowly(found, scores, [1, 2], ids))
-    assert 12 < np.isin(out, (2, 5)).sum() < 24, "12 pixels each, and some are claimed by both"
-    assert {2, 5} <= set(np.unique(out))
+    tops = [set(np.argsort(-scores[k].ravel())[:12].tolist()) for k in (1, 2)]
+    assert tops[0] & tops[1] and [(out == k).sum() for k in (2, 5)] == [12, 12], "some are the best of both"
     changed = out != found
     assert (found == 255).mean() > 0.9 and np.isin(out[changed], (2, 5)).all(), "below all thresholds, but labelled"
-    np.testing.assert_array_equal(relabel.rescue(found, scores, np.zeros(4, bool), ids), found)
+    np.testing.assert_array_equal(relabel.rescue(found, scores, np.zeros(4, bool), ids, own), found)
+
+
+def test_two_lost_tags_of_one_place_are_both_rescued() -> None:
+    """Class 5 is a little surer of the same ten pixels: class 2 has the next best."""
+    scores = np.full((3, 20, 50), 0.01, np.float32)
+    scores[0], scores[1, 0, :10], scores[2, 0, :10], scores[1, 9, 20:30] = 0.9, 0.05, 0.06, 0.03
+    ids, own = np.array([0, 2, 5]), np.array([False, True, True])
+    out = relabel.rescue(np.zeros((20, 50), np.uint8), scores, own, ids, own)
+    assert (out[0, :10] == 5).all() and (out[9, 20:30] == 2).all() and (out > 0).sum() == 20
+
+
+def test_a_small_tag_is_not_lost_to_one_that_is_rescued() -> None:
+    """Class 2 wins five pixels of 1000, where class 5, which wins none, is surest too. Of a large tag pixels are taken,
+    and where nobody is sure of the small one's, it has nothing to keep."""
+    ids, own = np.array([0, 2, 5]), np.array([False, True, True])
+    for width, kept in ((5, 5), (10, 10), (11, 1)):
+        scores = np.full((3, 20, 50), 0.01, np.float32)
+        scores[0], scores[:, 0, :width], scores[2, 3, :10] = 0.9, np.array([[0.1], [0.5], [0.4]]), 0.05
+        lost = relabel.lost_classes(scores, own, 0.001)
+        assert lost.tolist() == [False, False, True]
+        out = relabel.rescue(ids[scores.argmax(0)].astype(np.uint8), scores, lost, ids, own)
+        assert (out[0, :width] == 2).sum() == kept and (out == 5).sum() == 10
+    unsure = np.where(scores.argmax(0) == 1, 255, 0).astype(np.uint8)
+    assert (relabel.rescue(unsure, scores, lost, ids, own)[0, :10] == 5).all()
 
 
 def test_lost_is_a_tag_that_wins_less_than_its_share() -> None:
@@ -77,7 +102,8 @@ def test_lost_is_a_tag_that_wins_less_than_its_share() -> None:
     lost = relabel.lost_classes(nothing, own[:3], 0.001)
     assert lost.tolist() == [False, True, False]
     labels = np.zeros((25, 40), np.uint8)
-    assert not relabel.rescue(labels, nothing, lost, np.array([0, 4, 6])).any(), "nothing speaks for it anywhere"
+    found = relabel.rescue(labels, nothing, lost, np.array([0, 4, 6]), own[:3])
+    assert not found.any(), "nothing speaks for it anywhere"
 
 
 SIZES = [(40, 64), (32, 50), (64, 64), (33, 33)]

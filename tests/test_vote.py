@@ -148,6 +148,14 @@ def test_what_recurs_in_other_images_wins_over_a_better_score(world: World) -> N
     assert set(np.unique(both[cells[0] > 0])) == {1} and 0 < both[cells[1] > 0].min() < 1
 
 
+def test_hypotheses_far_from_all_others_still_vote(world: World) -> None:
+    """Of a red, a yellow, a purple and a white thing none is near another: exp(-D / sigma) is 0 for each."""
+    pictures, table, _ = recurring(4)
+    world.plant(pictures, table, [filled(np.array([OTHER]))] * 4)
+    scores = world.run(sigma=1e-4).read("scores")[:, 0]
+    assert (scores[:, 8:14, 8:14] == 1).all() and scores.sum() == 4 * 36
+
+
 def test_an_image_alone_of_its_class_votes_by_score(world: World) -> None:
     """Nothing is compared with itself, nor with a photograph that is the same."""
     pictures, table, found = recurring(1)

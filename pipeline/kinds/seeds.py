@@ -56,6 +56,17 @@ def claim(maps: np.ndarray, settings: Claims) -> np.ndarray:
     return region
 
 
+def first_round(classifier: store.Artifact) -> dict[str, Any]:
+    """What `meta.rounds` says of the round that made seeds with this classifier: its last loss and its epochs.
+
+    Erasing compares its own loss with it, a soft margin; of a classifier of another loss (`hcp`) nothing is said.
+    """
+    trained = classifier.manifest["settings"]
+    if trained.get("loss", "soft_margin") != "soft_margin":
+        return {}
+    return {"loss": float(classifier["curve_loss"][-1]), "epochs": trained["epochs"]}
+
+
 def cells(size: Sequence[int], grid: int) -> tuple[int, int]:
     """Cells of an image of this size (h, w)."""
     return -(-int(size[0]) // grid), -(-int(size[1]) // grid)
