@@ -169,14 +169,16 @@ def descend(heads: Heads, state: State, picture: Tensor, steps: int, tags: Tenso
 def step_down(heads: Heads, at: Latents, picture: Tensor, tags: Tensor | None) -> tuple[Latents, Tensor]:
     """One step of each image, and whether it was worth another: bool [B].
 
-    The first length that is tried moves u1 by a tenth of its own length; it is halved until the image's loss falls.
+    The first length λ that is tried moves u1 by a tenth of its own length; it is halved until the image's loss falls.
+    v1 moves by λ / (h·w): it is added at every cell, so its gradient is a sum over cells, and with λ it would leap
+    so far that λ has to be halved until u1 stands nearly still.
     """
     with torch.enable_grad():
         here = Latents(*(part.detach().requires_grad_() for part in at))
         before = misfit(heads, here, picture, tags)
         slopes = torch.autograd.grad(before.sum(), here)
     u1, v1 = (part.detach().clone() for part in at)
-    before, du, dv = before.detach(), slopes[0], slopes[1]
+    before, du, dv = before.detach(), slopes[0], slopes[1] / u1[0, 0].numel()
     tiny = torch.finfo(du.dtype).tiny
     rate = FIRST_STEP * u1.flatten(1).norm(dim=1) / du.flatten(1).norm(dim=1).clamp(min=tiny)
     after, left = before.clone(), torch.arange(len(before), device=before.device)
