@@ -200,7 +200,8 @@ def test_every_step_lowers_the_loss_of_every_image_that_moves(tags: Tensor | Non
     assert moved > 20
     if tags is not None:
         with torch.no_grad():
-            assert torch.equal(net.heads(state.latents).v3 > 0, tags), "in the end v3 says the tags"
+            first, last = (net.heads(part.latents).v3 for part in (begun(net, noise(3, 64, 72))[0], state))
+        assert (dual.tag_loss(last, tags) < 0.9 * dual.tag_loss(first, tags)).all()
 
 
 def test_the_first_length_moves_u1_by_a_tenth_and_is_halved_until_the_loss_falls(
@@ -417,8 +418,8 @@ def test_training_learns_the_map_the_tags_and_the_image(trained: dict[str, store
 
 
 def colour_dual(overlooked: float = 0.0) -> Dual:
-    """A network that gives each cell the class whose colour is nearest, as `colour_segmenter` does, and draws grey. Class 2
-    has to be nearer by so much; the tags follow the mean evidence, and miss it in half a picture of its colour."""
+    """A network that gives each cell the class whose colour is nearest, as `colour_segmenter` does, and draws grey.
+    Class 2 has to be nearer by so much; the tags follow the mean evidence, and miss it in half a picture of its colour."""
     net = Dual(colour_trunk(), 3, 32).eval()
     with torch.no_grad():
         for parameter in (*net.second.parameters(), *net.heads.image.parameters(), *net.heads.map.parameters()):
@@ -442,7 +443,7 @@ def test_inferring_covers_the_training_images_with_what_their_tags_allow(tmp_pat
     assert found.read("covered").tolist() == [True] * 6 + [False]
     assert [at_middles(labels_at(found, given["photographs"], i)) for i in range(6)] == [list(pair) for pair in PAIRS]
     given["tags"] = planted.tags(tmp_path / "t.json", np.eye(3)[[1] * 7], names=planted.class_names(3))
-    infer.run(planted.job(Infer(least=0), tmp_path / "o.json", given))
+    infer.run(planted.job(Infer(steps=0, least=0), tmp_path / "o.json", given))
     assert np.unique(store.Artifact(tmp_path / "o.json").read("labels")[:6]).tolist() == [0, 1]
 
 
