@@ -419,7 +419,7 @@ def test_training_learns_the_map_the_tags_and_the_image(trained: dict[str, store
 
 def colour_dual(overlooked: float = 0.0) -> Dual:
     """A network that gives each cell the class whose colour is nearest, as `colour_segmenter` does, and draws grey.
-    Class 2 has to be nearer by so much; the tags follow the mean evidence, and miss it in half a picture of its colour."""
+    Class 2 has to be nearer by so much; the tags follow the mean evidence, and miss class 2 in half a picture of it."""
     net = Dual(colour_trunk(), 3, 32).eval()
     with torch.no_grad():
         for parameter in (*net.second.parameters(), *net.heads.image.parameters(), *net.heads.map.parameters()):
