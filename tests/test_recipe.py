@@ -174,7 +174,7 @@ def test_an_optional_role_may_stay_empty() -> None:
     ("steps", "parts"),
     [
         ("imagenet cam crf ce", ["'r'", "step 2 'cam'", "it needs classifier,", "before 'cam': classify, erase"]),
-        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, harden, masks, merge, relabel, "]),
+        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, harden, infer, masks, merge, "]),
         ("imagenet classify cam crf merge ce", ["step 5 'merge'", "labels made by 'masks' as 'true'", ": few, masks"]),
         ("imagenet classify cam mine", ["step 4 'mine'", "classifier made by 'erase'", ": erase"]),
         ("imagenet ce", ["step 2 'ce'", "it needs labels or soft,", "few"]),
