@@ -60,8 +60,10 @@ def seconds(benchmark: Path) -> float | None:
 
 
 def best(artifact: store.Artifact) -> tuple[float | str | None, np.ndarray]:
-    """Threshold and confusion matrix of the best score."""
+    """Threshold and confusion matrix of the best score; of what has no threshold, of the thing itself."""
     matrices, levels = artifact.read("confusion")[0], artifact.meta["thresholds"]
+    if None in levels:
+        return None, matrices[levels.index(None)]
     single = [t for t, level in enumerate(levels) if level != "claimed"]
     scores = [metrics.miou(matrices[t], background=artifact.meta["background"]) for t in single]
     return levels[single[int(np.nanargmax(scores))]], matrices[single[int(np.nanargmax(scores))]]

@@ -3,7 +3,8 @@
 Seeds and labels, hard and soft, are scored on split `score` (training images with masks), models on split `val`: the
 two are never mixed up, because every number carries its split. Seeds are scored as what they claim, and at many
 thresholds (label = best-scoring tag where its score exceeds t, else background; else nothing where the data set has no
-background); soft labels as the most probable class.
+background); soft labels as the most probable class. A model that descends (networks/door.py) is scored after several
+numbers of steps, its own among them, in one descent: they stand where thresholds do, its own as None.
 
 Reads: photographs, masks, and one of seeds, labels, soft, model. Makes: metrics = confusion int64 [splits, thresholds,
 C, C+1]. Cost: one pass over the split; for a model, its inference, in batches of photographs of one size on a GPU.
@@ -29,8 +30,9 @@ from pipeline.kinds.pixels import VOID, resize_nearest
 
 SPLIT = {"seeds": "score", "labels": "score", "soft": "score", "model": "val"}
 CLAIMED = "claimed"  # in place of a threshold
+STEPS = (0, 1, 5, 10, 20)  # of a model that descends
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
-Levels = list[float | str | None]  # what the thresholds are; None: there is none
+Levels = list[float | str | None]  # what the thresholds are; None: the thing itself
 
 
 def thresholds(count: int) -> np.ndarray:
@@ -115,18 +117,22 @@ def model_counter(
     precision: str,
 ) -> tuple[Callable[[list[int]], Iterator[np.ndarray]], Levels]:
     """Unlike the others it counts photographs of one size together."""
-    from pipeline.networks.door import open_network, predict_batch  # torch, which seeds and labels need not wait for
+    from pipeline.networks.door import Descending, labels_from, open_network  # torch: seeds and labels need not wait
 
     network = open_network(model, device, precision, settings.scales, settings.flip)
+    own = network.steps if isinstance(network, Descending) else None
+    steps = [] if own is None else sorted({*STEPS, own})
 
     def count(rows: list[int]) -> Iterator[np.ndarray]:
         rgb = np.stack([photographs.image(pictures, i) for i in rows])
         known = [masks.true_mask(truths, i) for i in rows]
-        found = predict_batch(network, rgb, [(truth.shape[0], truth.shape[1]) for truth in known], crf=settings.crf)
-        for truth, predicted in zip(known, found, strict=True):
-            yield confusion(truth, predicted, len(network.classes))[None]
+        sizes = [(truth.shape[0], truth.shape[1]) for truth in known]
+        said = network.after(rgb, steps) if isinstance(network, Descending) else [network.probabilities(rgb)]
+        found = [labels_from(probabilities, rgb, sizes, crf=settings.crf) for probabilities in said]
+        for truth, predicted in zip(known, zip(*found, strict=True), strict=True):
+            yield np.stack([confusion(truth, one, len(network.classes)) for one in predicted])
 
-    return count, [None]
+    return count, [None if number == own else number for number in steps] or [None]
 
 
 # By kind: how labels are scored does not hang on networks.
@@ -211,6 +217,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         matrices += total(count, rows.tolist(), args.threads)
     meta = {**classes.meta(scored), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
+    if len(levels) > 1 and network:
+        meta["steps"] = [scored.meta["steps"] if level is None else level for level in levels]
     store.write_table(
         args.out,
         header,
@@ -220,6 +228,7 @@ def run(args: argparse.Namespace) -> None:
     )
     scores = [miou(matrix, background=background) for matrix in matrices]
     best = int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
+    best = levels.index(None) if None in levels else best
     print(
         f"{args.out}: {split}, {len(rows)} images, mIoU {100 * scores[best]:.1f} (threshold {levels[best]})", flush=True
     )

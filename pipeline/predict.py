@@ -119,7 +119,7 @@ def masks_of(
     from pipeline.networks.pictures import batch_size
 
     cli.limit_threads(args.threads)
-    network = open_network(artifact, device, precision, args.scales, args.flip)
+    network = open_network(artifact, device, precision, args.scales, args.flip, args.steps)
     # Of photographs as they are, whatever their size, one at a time.
     together = min(MOST, batch_size(device, args.max_side, args.scales, args.flip)) if args.max_side else 1
 
@@ -176,6 +176,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         args.max_side = artifact.meta.get("max_side", 0)
     record = {"classes": names, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
+    record |= {"steps": args.steps}
     check_record(args, record, photos)
     todo = [
         photo
@@ -234,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="relative sizes to average over")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--crf", action="store_true", help="refine with a dense CRF (slow on large pictures)")
+    parser.add_argument("--steps", type=int, help="of a model of `dis`: steps of its descent; default: its own number")
     parser.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
@@ -245,6 +247,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if any(not 0 < scale <= 8 for scale in args.scales):
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
+    if args.steps is not None and args.steps < 0:
+        parser.error(f"--steps {args.steps}: 0 or more expected")
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:

@@ -302,7 +302,7 @@ def test_what_is_no_model_is_a_message(
         (tmp_path / "none.json", "no such artifact"),
         (tmp_path / "text.json", "not a manifest"),
         (tags.path, "this is tags, model expected"),
-        (later.path, "made by method 'hologram'; models of segment, psl can be opened"),
+        (later.path, "made by method 'hologram'; models of segment, psl, dis can be opened"),
     ):
         assert call(path, photos, "--out", tmp_path / "out") == 2
         said = capsys.readouterr().err

@@ -100,6 +100,7 @@ def test_a_path_with_a_step_that_is_not_needed_is_refused() -> None:
         ("labels|soft", Role(("labels", "soft"), None, False)),
         ("labels|soft?", Role(("labels", "soft"), None, True)),
         ("labels@masks", Role(("labels",), "masks", False)),
+        ("model@dis?", Role(("model",), "dis", True)),
     ],
 )
 def test_what_a_role_says(text: str, expected: Role) -> None:
@@ -139,6 +140,17 @@ def test_a_second_role_of_a_kind_takes_the_next_nearest(monkeypatch: pytest.Monk
         played("few merge")
 
 
+def test_the_second_training_of_dis_goes_on_from_the_first() -> None:
+    """Of the labels it is told which are true; the first has one kind of labels, and no model before it."""
+    first = played("few imagenet dis")
+    assert first["labels"] == "seed0/few/labels.json" and not {"true", "model"} & set(first)
+    second, path = played("few imagenet dis infer merge dis"), "seed0/few/imagenet/dis"
+    assert (second["labels"], second["true"]) == (f"{path}/infer/merge/labels.json", "seed0/few/labels.json")
+    assert (second["model"], second["weights"]) == (f"{path}/model.json", "imagenet/weights.json")
+    steps = "few imagenet dis ce infer"  # infer wants a model of dis, which is not the nearest here
+    assert played(steps)["model"] == f"{path}/model.json"
+
+
 def test_hard_and_soft_labels_stand_for_each_other() -> None:
     """The nearer of the two: I-DCNN learns from the simple images' soft labels, E-DCNN from hard ones of the same."""
     assert played("imagenet saliency simple ce")["labels"] == "saliency/simple/soft.json"
@@ -162,7 +174,7 @@ def test_an_optional_role_may_stay_empty() -> None:
     ("steps", "parts"),
     [
         ("imagenet cam crf ce", ["'r'", "step 2 'cam'", "it needs classifier,", "before 'cam': classify, erase"]),
-        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, harden, masks, merge, relabel, "]),
+        ("few merge", ["step 2 'merge'", "it needs labels as 'pseudo'", ": crf, few, harden, infer, masks, merge, "]),
         ("imagenet classify cam crf merge ce", ["step 5 'merge'", "labels made by 'masks' as 'true'", ": few, masks"]),
         ("imagenet classify cam mine", ["step 4 'mine'", "classifier made by 'erase'", ": erase"]),
         ("imagenet ce", ["step 2 'ce'", "it needs labels or soft,", "few"]),
@@ -184,7 +196,7 @@ def test_a_step_nothing_uses_is_refused() -> None:
 def test_a_recipe_that_reads_masks_is_refused_where_there_are_none() -> None:
     c = parse(DEFAULT)
     few = "masks few-only mix-and-match mix-and-match-jigsaw mix-and-match-random contrast contrast-semi tags-few"
-    readers = {**dict.fromkeys(f"{few} ae-psl-few contrast-tags".split(), "few"), "supervised": "masks"}
+    readers = {**dict.fromkeys(f"{few} ae-psl-few contrast-tags dis".split(), "few"), "supervised": "masks"}
     for name in c.recipes:
         if name not in readers:
             recipe.refuse_without_masks(name, recipe.recipe_nodes(c, name, 0))

@@ -97,6 +97,10 @@ CASES = {
     "segment": case("segment", SEGMENT, SEE, same="model", labels="labels", weights="tuned"),
     "segment-soft": case("segment", SEGMENT, SEE, labels="soft", weights="weights"),
     "psl": case("psl", {**SEGMENT, "prohibit_after": 0.5}, KNOW, labels="labels", weights="weights"),
+    "dis": case("dis", TINY, KNOW, labels="few", weights="weights"),
+    "infer": case("infer", {"steps": 3}, KNOW, model="dis"),
+    "infer-all": case("infer", {"steps": 0, "least": 0}, KNOW, model="dis"),
+    "dis-again": case("dis", TINY, KNOW, labels="merge", true="few", weights="weights", model="dis"),
     "relabel": case("relabel", {"crf": True, "rescue": 0.001}, KNOW, model="model"),
     "relabel-covered": case("relabel", {"images": "covered"}, KNOW, model="model", covered="few"),
     "simple": case("simple", {}, KNOW, saliency="saliency"),
@@ -379,6 +383,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     stage("masks", made["few"], **know, masks=made["masks"])
     stage("patches", made["patches"], PATCHES, **see, labels=made["few"])
     stage("segment", made["model"], {**short, "width": 16}, **see, labels=made["few"], weights=made["weights"])
+    made["dis"] = root / "dis.json"
+    stage("dis", made["dis"], short, **know, labels=made["few"], weights=made["weights"])
     return made
 
 
@@ -410,6 +416,8 @@ KILLED = {
     "triplet": (CHECKPOINT, case("triplet", {**TRIPLET, "epochs": 0.5}, SEE, patches="patches", weights="weights")),
     "segment": (CHECKPOINT, case("segment", {**SHORT, "width": 16}, SEE, labels="few", weights="weights")),
     "psl": (CHECKPOINT, case("psl", LATER, KNOW, labels="few", weights="weights")),
+    "dis": (CHECKPOINT, case("dis", SHORT, KNOW, labels="few", true="few", weights="weights", model="dis")),
+    "infer": (JOURNAL, case("infer", {"steps": 1}, KNOW, model="dis")),
 }
 
 
@@ -570,6 +578,8 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         "hard": case("harden", {}, SEE, soft="simple"),
         "enhanced": case("relabel", {"images": "covered"}, KNOW, model="model", covered="simple"),
         "psl": case("psl", {**one, "width": 16}, KNOW, labels="again", weights="random"),
+        "dis": case("dis", one, KNOW, labels="true", weights="random"),
+        "inferred": case("infer", {}, KNOW, model="dis"),
     }
     assert {about.method for about in chain.values()} == set(METHODS) - {"imagenet"}
     collage.write(tmp_path / "photos", train=1, val=1, seed=0)
@@ -580,7 +590,7 @@ def test_the_chain_works_on_one_training_image(tmp_path: Path) -> None:
         made[name] = tmp_path / f"{name}.json"
         inputs = {role: made[source] for role, source in about.inputs.items()}
         stage(about.stage, made[name], {"method": about.method, **about.settings}, **inputs)
-    for name in ("again", "simple", "soft", "hard", "enhanced"):
+    for name in ("again", "simple", "soft", "hard", "enhanced", "inferred"):
         assert store.Artifact(made[name]).read("covered").tolist() == [True, False]
         assert integrity.verify(made[name]) == []
 

@@ -9,9 +9,9 @@ Legend: B photographs of one size, C classes, K of them possible, h x w the phot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from pipeline.core.store import Artifact, ArtifactError
 from pipeline.core.train import autocast
 from pipeline.kernels.densecrf import DeepLabKernels, dense_crf
 from pipeline.kinds.classes import background, names
-from pipeline.networks.pictures import resized, to_tensor
+from pipeline.networks.dual import DualNetwork, load_dual
+from pipeline.networks.looks import batch_of, gated, looks
 from pipeline.networks.prohibitive import Prohibitive, load_prohibitive
 from pipeline.networks.segmenter import Segmenter, load_segmenter
 from pipeline.networks.states import for_inference
-from pipeline.networks.trunk import SMALLEST
 
 BAND_BYTES = 2**27
 
@@ -50,6 +50,19 @@ class Network(Protocol):
         possible: bool [B,C]; the others get 0 and the rest is divided by its sum. None: all are possible.
         Raises ValueError for other dtypes or shapes.
         """
+
+
+@runtime_checkable
+class Descending(Network, Protocol):
+    """A network that goes on from its first answer, step by step. steps: how many, where nobody says."""
+
+    @property
+    def steps(self) -> int: ...
+    def with_steps(self, steps: int) -> Network: ...
+    def after(
+        self, rgb: np.ndarray | Tensor, steps: Sequence[int], possible: np.ndarray | Tensor | None = None
+    ) -> list[Tensor]:
+        """`probabilities` after each of these numbers of steps, rising, in one descent."""
 
 
 @dataclass(frozen=True)
@@ -115,62 +128,6 @@ class ProhibitiveNetwork:
         return passed
 
 
-def looks(
-    photographs: Tensor, scales: Sequence[float], flip: bool
-) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """A batch uint8 [B,3,h,w] in every size, and mirrored: what the network is shown, and the function that brings its
-    logits [B,C,·,·] to probabilities float32 [B,C,h,w]."""
-    if not scales:
-        raise ValueError("scales is empty; at least one expected")
-    size = photographs.shape[2:]
-
-    def straight(logits: Tensor) -> Tensor:
-        return F.interpolate(logits.float().softmax(1), size, mode="bilinear", align_corners=False)
-
-    def mirrored(logits: Tensor) -> Tensor:
-        return straight(logits).flip(3)
-
-    for scale in scales:
-        x = resized(photographs, *(max(SMALLEST, round(side * scale)) for side in size))
-        yield x, straight
-        if flip:  # after the other, not beside it: half the memory
-            yield x.flip(3), mirrored
-
-
-def batch_of(rgb: np.ndarray | Tensor) -> Tensor:
-    """Photographs as `Network.probabilities` takes them → uint8 [B,3,h,w]. Raises ValueError for anything else."""
-    x = to_tensor(rgb) if isinstance(rgb, np.ndarray) and rgb.ndim == 4 else torch.as_tensor(rgb)
-    if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(
-            f"photographs {rgb.dtype} {list(rgb.shape)} found; uint8 [B,h,w,3] as an array or [B,3,h,w] as a tensor "
-            "expected, 0 to 255"
-        )
-    return x
-
-
-def gated(scores: Tensor, possible: np.ndarray | Tensor | None) -> Tensor:
-    """Scores [B,C,h,w] with 0 for impossible classes, the rest divided by its sum. possible: bool [B,C] or None."""
-    if possible is None:
-        return scores
-    mask = torch.as_tensor(possible)
-    if mask.dtype != torch.bool or mask.shape != scores.shape[:2]:
-        raise ValueError(
-            f"possible classes {mask.dtype} {list(mask.shape)} found; bool {list(scores.shape[:2])} expected"
-        )
-    if mask.device.type == "cpu":  # a network's own, on a GPU, is not waited for
-        if bool(mask.all()):
-            return scores
-        if not bool(mask.any(1).all()):
-            raise ValueError("possible classes: a photograph without any; at least one each expected")
-    mask = mask.to(scores.device)[:, :, None, None]
-    scores = scores * mask
-    total = scores[:, :1].clone()  # one after the other: the same sum however many classes are impossible
-    for k in range(1, scores.shape[1]):
-        total += scores[:, k : k + 1]
-    even = mask / mask.sum(1, keepdim=True)  # where the network is sure of impossible classes alone
-    return torch.where(total > 0, scores / total, even)
-
-
 def open_segmenter(artifact: Artifact, device: str, precision: str, scales: Sequence[float], flip: bool) -> Network:
     model = for_inference(load_segmenter(artifact), device)
     side = artifact.meta.get("max_side")
@@ -183,10 +140,17 @@ def open_psl(artifact: Artifact, device: str, precision: str, scales: Sequence[f
     return ProhibitiveNetwork(model, *about, device, precision, tuple(scales), flip, artifact.meta["gate"])
 
 
+def open_dis(artifact: Artifact, device: str, precision: str, scales: Sequence[float], flip: bool) -> Network:
+    model = for_inference(load_dual(artifact), device)
+    about = names(artifact), background(artifact), artifact.meta.get("max_side")
+    return DualNetwork(model, *about, device, precision, tuple(scales), flip, artifact.meta["steps"])
+
+
 # By the method that made the model. A literal, so that a stage's code digest follows the methods by name.
 DOORS: dict[str, Callable[[Artifact, str, str, Sequence[float], bool], Network]] = {
     "segment": open_segmenter,
     "psl": open_psl,
+    "dis": open_dis,
 }
 
 
@@ -196,10 +160,12 @@ def open_network(
     precision: str = "f32",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    steps: int | None = None,
 ) -> Network:
-    """A `model` artifact, ready to use. scales, flip: what its probabilities are averaged over.
+    """A `model` artifact, ready to use. scales, flip: what its probabilities are averaged over. steps: of a network
+    that descends, instead of its own number.
 
-    Raises ArtifactError when it is no model, or one of a method that has no door.
+    Raises ArtifactError when it is no model, one of a method that has no door, or does not descend but is to.
     """
     if artifact.kind != "model":
         raise ArtifactError(f"{artifact.path}: this is {artifact.kind}, a model is expected")
@@ -209,7 +175,12 @@ def open_network(
             f"{artifact.path}: made by method '{method}'; models of {', '.join(DOORS)} can be opened. "
             "Was it made by a later version?"
         )
-    return DOORS[method](artifact, device, precision, scales, flip)
+    network = DOORS[method](artifact, device, precision, scales, flip)
+    if steps is None:
+        return network
+    if not isinstance(network, Descending):
+        raise ArtifactError(f"{artifact.path}: a model of '{method}' does not descend; `steps` is for models of 'dis'")
+    return network.with_steps(steps)
 
 
 # ----------------------------------------------------------------------- from photographs to their label maps
@@ -227,12 +198,21 @@ def predict_batch(
     rgb: uint8 [B,h,w,3], as stored: the CRF runs at that size. sizes: where the labels are wanted, e.g. the original's.
     possible: bool [B,C], None: all.
     """
+    return labels_from(network.probabilities(rgb, possible), rgb, sizes, possible, crf)
+
+
+def labels_from(
+    probabilities: Tensor,
+    rgb: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    possible: np.ndarray | None = None,
+    crf: bool = False,
+) -> list[np.ndarray]:
+    """`predict_batch` from what the network said, float32 [B,C,h,w]."""
     if not crf:
-        return [
-            labels_of(scores, *size) for scores, size in zip(network.probabilities(rgb, possible), sizes, strict=True)
-        ]
+        return [labels_of(scores, *size) for scores, size in zip(probabilities, sizes, strict=True)]
     found = []
-    for one, size, (ids, scores) in zip(rgb, sizes, likely(network, rgb, possible), strict=True):
+    for one, size, (ids, scores) in zip(rgb, sizes, ranked(probabilities, possible), strict=True):
         places = labels_of(torch.from_numpy(refine(one, scores)), *size)
         found.append(ids.astype(np.uint8)[places])
     return found
@@ -255,8 +235,13 @@ def likely(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Photographs uint8 [B,h,w,3] → of each the ids of its possible classes, int64 [K], and their probabilities,
     float32 [K,h,w], on the CPU: for the CRF. possible: bool [B,C], None: all that the network gives any probability."""
+    return ranked(network.probabilities(rgb, possible), possible)
+
+
+def ranked(probabilities: Tensor, possible: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`likely` from what the network said, float32 [B,C,h,w]."""
     chosen = []
-    for b, scores in enumerate(network.probabilities(rgb, possible).cpu().numpy()):
+    for b, scores in enumerate(probabilities.cpu().numpy()):
         ids = np.flatnonzero(scores.any((1, 2)) if possible is None else possible[b])
         chosen.append((ids, scores if len(ids) == len(scores) else scores[ids]))
     return chosen

@@ -187,12 +187,13 @@ def chosen_levels(
     """Which entries of the threshold axis to show: (position, what it is, look).
 
     Entries that are no number stand for the thing itself: a label map, a prediction, the region that seeds claim.
+    Numbers are thresholds; a model's are steps of a descent, of which only its own number is shown.
     """
     numbers = {k: float(t) for k, t in enumerate(levels) if isinstance(t, int | float)}
     found = [
         (k, f"{t} region" if t else WHAT.get(kind, kind), "main") for k, t in enumerate(levels) if k not in numbers
     ]
-    if numbers:
+    if numbers and kind != "model":
         best = max(numbers, key=lambda k: np.nan_to_num(mious[k], nan=-1.0))
         found.append((best, f"scores > {numbers[best]:g}, the best single threshold on this split", "best"))
     return found

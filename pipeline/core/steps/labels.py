@@ -93,6 +93,20 @@ class Relabel(Step):
         return DENSE_CRF if self.crf else 0.2
 
 
+class Infer(Step):
+    takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "tags": "tags", "model": "model@dis"}
+    makes: ClassVar[Kind] = "labels"
+    stage: ClassVar[str] = "infer"
+    seeded: ClassVar[bool] = False  # follows its model's seed
+    infers: ClassVar[bool] = True
+    method: Literal["infer"] = "infer"
+    steps: int = Field(10, ge=0, description="of the descent towards an image and its tags; 0: none")
+    least: float = Field(0.6, ge=0, le=1, description="pixels whose best class is less probable become 255")
+
+    def passes(self, side: int) -> float:
+        return 2.0  # the descent asks the small heads alone
+
+
 class Merge(Step):
     takes: ClassVar[dict[str, str]] = {"photographs": "photographs", "true": "labels@masks", "pseudo": "labels"}
     makes: ClassVar[Kind] = "labels"
@@ -142,4 +156,4 @@ class Harden(Step):
         return DENSE_CRF if self.crf else 0.2
 
 
-LabelsStep = Saliency | Crf | Masks | Relabel | Merge | Simple | Soften | Harden
+LabelsStep = Saliency | Crf | Masks | Relabel | Infer | Merge | Simple | Soften | Harden

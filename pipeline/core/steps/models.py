@@ -37,4 +37,24 @@ class Psl(Segment):
     )
 
 
-ModelsStep = Segment | Psl
+class Dis(CropTraining):
+    takes: ClassVar[dict[str, str]] = {
+        "photographs": "photographs",
+        "tags": "tags",
+        "labels": "labels",
+        "true": "labels@masks?",
+        "weights": "weights",
+        "model": "model@dis?",
+    }
+    makes: ClassVar[Kind] = "model"
+    stage: ClassVar[str] = "dis"
+    method: Literal["dis"] = "dis"
+    stride: Stride = Field(16, description="output stride of the network")
+    epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")
+    steps: int = Field(10, ge=0, description="of the descent on an image's latents at test time; 0: none")
+
+    def passes(self, side: int) -> float:
+        return 2 * super().passes(side)  # where some labels are true and others inferred, the fewer are repeated
+
+
+ModelsStep = Segment | Psl | Dis
