@@ -61,9 +61,9 @@ def rescue(found: np.ndarray, scores: np.ndarray, lost: np.ndarray, ids: np.ndar
     names = np.repeat(saved, [len(each) for each in places])
     room = dict.fromkeys(saved.tolist(), count)
     for pair in np.argsort(-flat[names, pixels], kind="stable").tolist():
-        k, at = int(names[pair]), int(pixels[pair])
-        if room[k] and free[at]:
-            out[at], free[at], room[k] = ids[k], False, room[k] - 1
+        name, at = int(names[pair]), int(pixels[pair])
+        if room[name] and free[at]:
+            out[at], free[at], room[name] = ids[name], False, room[name] - 1
     return out.reshape(found.shape)
 
 
