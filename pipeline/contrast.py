@@ -126,8 +126,8 @@ def run(job: Job) -> None:
     settings: Contrast = job.settings
     pictures, labels, weights = job.photographs, job.inputs["labels"], job.inputs["weights"]
     rows = labels.read("covered").nonzero()[0]
-    if len(rows) < 2:
-        raise InputError(f"{labels.path}: these labels cover {len(rows)} images; two at least are needed to compare")
+    if not len(rows):
+        raise InputError(f"{labels.path}: these labels cover no image")
     names = classes.names(labels)
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)
