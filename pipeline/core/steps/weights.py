@@ -128,7 +128,6 @@ class Contrast(CropTraining):
     stride: Stride = Field(16, description="output stride of the network")
     width: int = Field(256, ge=8, description="channels of the decoder")
     epochs: float = Field(20, gt=0, description="passes over the images that the labels cover")
-    batch: int = Field(16, ge=2, description="images of one iteration")
     jitter: float = Field(0.0, ge=0, le=1, description="random brightness and contrast of both views, 0 = none")
     schedule: Literal["poly", "cosine", "step", "constant"] = Field("cosine", description="of the learning rate")
     weight_decay: float = Field(4e-5, ge=0, description="as the optimizer defines it")
