@@ -179,11 +179,11 @@ def summary(rows: list[Row]) -> str:
         out += [
             f"### {data}: systems",
             "",
-            "| recipe | seeds | labels on train | share | network on val | share | network, without person | share |",
+            "| recipe | seeds of both | labels on train | share | network on val | share | no person | share |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name in dict.fromkeys(row["recipe"] for row in own):
-            cells = []
+            cells, counts = [], []
             for side in (("labels", ()), ("network", ()), ("network", ("person",))):
                 pairs = [
                     (
@@ -194,9 +194,9 @@ def summary(rows: list[Row]) -> str:
                 ]
                 values = [a for a, _ in pairs if a is not None]
                 shares = [100 * a / b for a, b in pairs if a is not None and b]
+                counts.append(len(values))
                 cells += [spread(values) if values else "", f"{np.mean(shares):.0f} %" if shares else ""]
-            count = len({row["seed"] for row in own if row["recipe"] == name})
-            out.append(f"| {name} | {count} | {' | '.join(cells)} |")
+            out.append(f"| {name} | {counts[0]}, {counts[1]} | {' | '.join(cells)} |")
         out.append("")
     return "\n".join(out)
 

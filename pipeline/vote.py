@@ -9,16 +9,17 @@
 
 Ours where the description leaves it open: all numbers and the weight w_h; the mean for the sum, so that D does not grow
 with the class; a sample of the class, evenly spaced over its images; φ, the mean of the classifier's last feature map
-inside the box, of length 1, from one pass over the photograph; s_c, log(1 + e^v) of the linear score v of that mean: as
+inside the box, of length 1, from one pass over the photograph (`look: cut`: over the box cut out and resized, as HCP
+has it; docs/methods/hcp.md says what that is worth); s_c, log(1 + e^v) of the linear score v of that mean: as
 good as v where a class is seen and never negative. (Probabilities reach 1 for half of all hypotheses, and tell no good
 one from a better one.) The best as objects and not the best in s_c, since a mean is largest in the small boxes around
 the most telling part. Segments vote where `by` says so, else boxes.
 
 Reads: photographs, tags, hypotheses, classifier (of `hcp`). Makes: seeds, as `cam` does: scores f16 [N,K,g,g] in
 [0,1], classes u8 [N,K], claimed u8 [N,K,g,g]. A row rests on its own photograph and on the sample: a change in the
-sample recomputes all. Cost: one pass a photograph and two over the sample at worst, then most x most x partners cosines
-a tag. Memory: the sample's features, classes x partners x most x D numbers of 2 bytes (20 classes, EfficientNet-Lite0:
-0.5 GB), however many photographs there are.
+sample recomputes all. Cost: one pass a photograph and two over the sample at worst (`cut`: `most` passes over crops instead
+of each), then most x most x partners cosines a tag. Memory: the sample's features, classes x partners x most x D
+numbers of 2 bytes (20 classes, EfficientNet-Lite0: 0.5 GB), however many photographs there are.
 """
 
 from __future__ import annotations

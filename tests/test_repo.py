@@ -30,6 +30,7 @@ BASES = {
     "voc_mini": [VOC],
     "mix_and_match": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
     "systems": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
+    "regimes": [VOC, ROOT / "benchmarks" / "voc_mini.yaml", ROOT / "benchmarks" / "systems.yaml"],
 }  # what is read before
 SETTINGS = [*METHODS.values(), *reference.BLOCKS.values()]
 

@@ -255,6 +255,13 @@ def test_the_soft_loss_and_its_gradient_are_those_of_a_slow_double_loop() -> Non
     np.testing.assert_allclose(gradient.numpy(), slow, rtol=1e-7, atol=1e-9)
 
 
+def test_what_an_empty_slot_holds_is_not_looked_at() -> None:
+    logits, slots, probabilities = soft_batch()
+    wanted = soft_pixel_loss(logits, slots, probabilities)
+    probabilities[1, 2] = float("nan")
+    assert soft_pixel_loss(logits, slots, probabilities) == wanted
+
+
 def test_where_probabilities_sum_to_1_the_gradient_is_softmax_minus_them_and_elsewhere_0() -> None:
     logits, slots, probabilities = soft_batch()
     logits.requires_grad_()

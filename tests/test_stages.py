@@ -78,6 +78,7 @@ CASES = {
     "erase-stopped": case("erase", ERASE, KNOW, seeds="mine-last", weights="weights"),
     "hcp": case("hcp", HCP, KNOW, hypotheses="hypotheses", weights="weights"),
     "vote": case("vote", {}, KNOW, hypotheses="hypotheses", classifier="hcp"),
+    "vote-cut": case("vote", {"look": "cut", "most": 5}, KNOW, hypotheses="hypotheses", classifier="hcp"),
     "mine": case("mine", MINE, SEE, same="mined", seeds="seeds", classifier="eraser"),
     "mine-planted": case("mine", MINE, SEE, seeds="planted", classifier="erase-planted"),
     "mine-last": case("mine", {**MINE, "stop_mined": 1.0}, SEE, seeds="seeds", classifier="eraser"),

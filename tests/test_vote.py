@@ -132,6 +132,18 @@ def recurring(count: int) -> tuple[list, np.ndarray, list[Hypotheses]]:
     return pictures, np.tile([False, True, False, False], (count, 1)), [filled(np.array([OTHER, OBJECT]))] * count
 
 
+def test_a_hypothesis_cut_out_is_seen_by_itself() -> None:
+    """Four columns of red, the rest is green: pooled, a box around the red ones is the cell of 8 px they are in."""
+    rgb = np.zeros((16, 32, 3), np.uint8)
+    rgb[:, :4, 0] = rgb[:, 4:, 1] = 255
+    boxes, half = np.array([[0, 0, 16, 4], [0, 8, 16, 32]]), 0.5**0.5
+    scores, features = vote.seen(World.network(), rgb, boxes, 32, "cpu", "f32")
+    np.testing.assert_allclose(features, [[1, 0, 0], [0, 1, 0]], atol=1e-3)
+    assert (scores.argmax(1) == [0, 1]).all()
+    pooled = vote.seen(World.network(), rgb, boxes, None, "cpu", "f32")[1]
+    np.testing.assert_allclose(pooled, [[half, half, 0], [0, 1, 0]], atol=1e-3)
+
+
 def test_what_recurs_in_other_images_wins_over_a_better_score(world: World) -> None:
     """And without re-ranking the score decides."""
     world.plant(*recurring(4))

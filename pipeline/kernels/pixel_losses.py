@@ -32,7 +32,7 @@ def soft_pixel_loss(logits: Tensor, slots: Tensor, probabilities: Tensor) -> tup
     """
     filled = (slots != VOID)[:, :, None, None]
     log = F.log_softmax(logits, 1)
-    target = probabilities.to(log.dtype) * filled
+    target = probabilities.to(log.dtype).masked_fill(~filled, 0)
     index = slots.long()[:, :, None, None].where(filled, 0).expand_as(target)
     total = -(target * log.gather(1, index)).sum()
     return total, (target > 0).any(1).sum()

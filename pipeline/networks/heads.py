@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,18 @@ from torch import Tensor, nn
 from pipeline.kernels.dilated import DilatedConv2d
 from pipeline.networks.padding import offset
 from pipeline.networks.trunk import Backbone
+
+
+class Head(Protocol):
+    """What every head below is, a module beside that. score: the 1x1 layer over what `decode` gives."""
+
+    score: nn.Conv2d
+
+    def decode(self, features: list[Tensor]) -> Tensor: ...
+    def __call__(self, features: list[Tensor]) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
 
 
 def _cbr(cin: int, cout: int, kernel: int, dilation: int = 1) -> nn.Sequential:
@@ -127,7 +140,7 @@ def _placed(x: Tensor, grid: Sequence[int], shift: int) -> Tensor:
     return out[..., : grid[0], : grid[1]]
 
 
-HEADS: dict[str, type[DeepLabV3Plus] | type[LargeFov] | type[Hypercolumn]] = {
+HEADS: dict[str, Callable[[Backbone, int, int, int], Head]] = {
     "deeplabv3+": DeepLabV3Plus,
     "largefov": LargeFov,
     "hypercolumn": Hypercolumn,

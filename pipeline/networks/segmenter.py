@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.store import Artifact
 from pipeline.networks.backbones import HEAD, backbone_meta, trained_backbone
-from pipeline.networks.heads import HEADS, DeepLabV3Plus, LargeFov
+from pipeline.networks.heads import HEADS, Head
 from pipeline.networks.states import fill, state_of
 from pipeline.networks.trunk import Backbone
 
@@ -18,12 +18,12 @@ from pipeline.networks.trunk import Backbone
 class Segmenter(nn.Module):
     """Backbone and head; `forward` gives logits [B,C,H,W] at the input's size."""
 
-    head: LargeFov | DeepLabV3Plus  # or any other of HEADS; named here, a head would count in every network's digest
+    head: Head
 
     def __init__(self, trunk: Backbone, head: str, classes: int, width: int, stride: int):
         super().__init__()
         self.trunk, self.kind, self.width, self.stride = trunk, head, width, stride
-        self.head = HEADS[head](trunk, classes, width, stride)  # type: ignore[assignment]
+        self.head = HEADS[head](trunk, classes, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -152,7 +152,8 @@ class Vote(Claims):
     grid: int = Field(4, ge=1, description="the stored maps have one cell per grid x grid pixels")
 
     def passes(self, side: int) -> float:
-        return 2.0  # images that others are compared with are looked at twice at worst
+        once = 1.0 if self.look == "pooled" else self.most / 2  # of cut-outs: a crop is half a photograph
+        return 2 * once  # images that others are compared with are looked at twice at worst
 
     def seconds(self, side: int) -> float:
         return 0.5 + 0.2e6 / (side * side)  # the comparison costs a photograph as much, however large it is
