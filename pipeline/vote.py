@@ -17,9 +17,9 @@ the most telling part. Segments vote where `by` says so, else boxes.
 
 Reads: photographs, tags, hypotheses, classifier (of `hcp`). Makes: seeds, as `cam` does: scores f16 [N,K,g,g] in
 [0,1], classes u8 [N,K], claimed u8 [N,K,g,g]. A row rests on its own photograph and on the sample: a change in the
-sample recomputes all. Cost: one pass a photograph and two over the sample at worst (`cut`: `most` passes over crops instead
-of each), then most x most x partners cosines a tag. Memory: the sample's features, classes x partners x most x D
-numbers of 2 bytes (20 classes, EfficientNet-Lite0: 0.5 GB), however many photographs there are.
+sample recomputes all. Cost: one pass a photograph and two over the sample at worst (`cut`: `most` passes over crops
+instead of each), then most x most x partners cosines a tag. Memory: the sample's features, classes x partners x most x
+D numbers of 2 bytes (20 classes, EfficientNet-Lite0: 0.5 GB), however many photographs there are.
 """
 
 from __future__ import annotations
