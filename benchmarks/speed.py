@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,14 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.kernels import dilated as kernel  # noqa: E402
 from pipeline.kernels.contrast import Form, Pixels, pixel_contrast  # noqa: E402
 from pipeline.kernels.dilated import conv2d  # noqa: E402
+from pipeline.kernels.pixel_losses import pixel_loss  # noqa: E402
 from pipeline.kernels.triplets import all_triplet_terms, embed  # noqa: E402
+from pipeline.networks import padding  # noqa: E402
+from pipeline.networks.backbones import backbone  # noqa: E402
+from pipeline.networks.segmenter import Segmenter  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -180,7 +186,45 @@ def dilated() -> Iterator[Comparison]:
     )
 
 
-GROUPS: dict[str, Callable[[], Iterator[Comparison]]] = {"contrast": contrast, "triplets": triplets, "dilated": dilated}
+def training_step(layer: Callable[..., Tensor]) -> Run:
+    """Forward, backward and optimizer of EfficientNet-Lite0 under DeepLab-v3+ at stride 16; layer: its dilated ones."""
+    torch.manual_seed(0)
+    net = Segmenter(backbone("efficientnet_lite0", 16), "deeplabv3+", 7, 64, 16).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), 0.0)  # so that every turn has the same gradients
+    image = torch.randint(0, 256, (16, 3, 112, 112), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    label = torch.randint(0, 7, (16, 112, 112), dtype=torch.uint8)
+
+    def run() -> Tensor:
+        torch.manual_seed(0)  # dropout
+        with patch.object(kernel, "conv2d", layer), patch.object(padding, "conv2d", layer):
+            total, count = pixel_loss(net(image), label)
+            optimizer.zero_grad(set_to_none=True)
+            (total / count).backward()
+            optimizer.step()
+        return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+    return run
+
+
+def training() -> Iterator[Comparison]:
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None, pad: int, dilation: int, groups: int = 1) -> Tensor:
+        return F.conv2d(x, weight, bias, 1, pad, dilation, groups)
+
+    yield Comparison(
+        "a training step, EfficientNet-Lite0 and DeepLab-v3+, f32",
+        "torch's gradients of dilated layers",
+        "16 crops of 112 px",
+        training_step(conv2d),
+        training_step(plain),
+    )
+
+
+GROUPS: dict[str, Callable[[], Iterator[Comparison]]] = {
+    "contrast": contrast,
+    "triplets": triplets,
+    "dilated": dilated,
+    "training": training,
+}
 
 
 def took(run: Run) -> tuple[float, Tensor]:
