@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, ROOT
+from test_repo import DEFAULT, merged, read
 from test_workflow import checkout
+
+from pipeline.core import recipe
+from pipeline.core.config import parse
 
 START = ROOT / "tests" / "slurm" / "start_slurm.sh"
 PROGRAMS = {"none": ["slurmctld", "slurmd", "sbatch"]}
@@ -104,12 +108,10 @@ def test_each_system_trains_its_network_on_the_cluster(cluster: dict[str, str], 
 
     run(*snakemake("--cores", "2", *configured, "run=[ae-psl]", "--until", "crf"))
     made = set(where.rglob("*.json"))
-    said = run(
-        *snakemake("--profile", "slurm", *configured, "run=[ae-psl, stc, hcp-hard, excitation]"),
-        "--until",
-        "segment",
-        "psl",
-    )
+    config = parse(merged(DEFAULT, read(ROOT / "tests" / "tiny.yaml")))
+    names = ("ae-psl", "stc", "hcp-hard", "excitation")
+    networks = [f"results/tiny/{recipe.recipe_nodes(config, name, 0)[-1].file}" for name in names]
+    said = run(*snakemake("--profile", "slurm", *configured, f"run=[{','.join(names)}]", "--", *networks))
     fresh = [path.stem for path in set(where.rglob("*.json")) - made]
     assert fresh.count("model") == 6, "STC has three, the others one each"
     assert {"hypotheses", "classifier", "seeds", "soft", "labels"} <= set(fresh), fresh
