@@ -83,7 +83,7 @@ def test_nothing_of_ours_stands_in_an_exported_or_predicting_network() -> None:
 
 
 def test_it_is_worth_its_lines() -> None:
-    """Depthwise 5x5 at dilation 2, as in EfficientNet-Lite0 (some twelve times faster; fastest of five turns)."""
+    """Depthwise 5x5 at dilation 2, as in EfficientNet-Lite0 (some seven times faster; fastest of five turns)."""
     if torch.backends.mkldnn.is_available() is False:
         pytest.skip("torch without oneDNN, whose gradients this is about")
     x = torch.randn(8, 1152, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -4,9 +4,9 @@ oneDNN's gradients of a dilated kernel's weights are slow, and of a dilated dept
 Here the input's is a convolution with the kernel turned round, and the weights' is a sum, tap by tap, over the cells
 where a tap does not see padding.
 
-One thread of an EPYC with AVX2, 16 maps of 8x8 in f32, both gradients: a 5x5 depthwise kernel of 1,152 channels at
-dilation 2 took 121 ms and takes 10; 3x3 from 1,280 to 64 channels at dilation 12 took 54 and takes 12. So
-EfficientNet-Lite0 under DeepLab-v3+ at stride 16 trains on 14.8 crops of 112 px a second where it did on 8.9.
+One thread with AVX2, f32, 16 maps of 8x8: seven times faster for a 5x5 depthwise kernel of 1,152 channels at dilation
+2, three times for 3x3 from 1,280 to 64 channels at dilation 12; a training step of EfficientNet-Lite0 under DeepLab-v3+
+1.4 times (docs/results/speed.md).
 """
 
 from __future__ import annotations
