@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.kernels import dilated as kernel  # noqa: E402
-from pipeline.kernels.contrast import Form, Pixels, pixel_contrast  # noqa: E402
+from pipeline.kernels.contrast import Pixels, paper, released  # noqa: E402
 from pipeline.kernels.dilated import conv2d  # noqa: E402
 from pipeline.kernels.pixel_losses import pixel_loss  # noqa: E402
 from pipeline.kernels.triplets import all_triplet_terms, embed  # noqa: E402
@@ -71,7 +71,7 @@ def unit_features(classes: Tensor, width: int = 256) -> Tensor:
     return F.normalize(torch.randn(len(classes), width) + torch.randn(5, width)[classes] / 2, dim=1)
 
 
-def plain_contrast(features: Tensor, classes: Tensor, form: Form, temperature: float = 0.07) -> Tensor:
+def plain_contrast(features: Tensor, classes: Tensor, form: str, temperature: float = 0.07) -> Tensor:
     """The loss as one would write it: all pairs at once."""
     s = features @ features.T / temperature
     positive = (classes[:, None] == classes[None]).to(s.dtype)
@@ -82,19 +82,21 @@ def plain_contrast(features: Tensor, classes: Tensor, form: Form, temperature: f
     return ((against.log() - s) * positive).sum(1).div(positive.sum(1)).sum()
 
 
-def contrast_run(side: int, form: Form, kind: torch.dtype = torch.float32) -> Run:
+def contrast_run(side: int, form: str, kind: torch.dtype = torch.float32) -> Run:
     classes = class_map(side)
     features, image = unit_features(classes).to(kind), torch.zeros_like(classes)
 
     def run() -> Tensor:
         leaf = features.clone().requires_grad_()
         both = Pixels(leaf, classes, image)
-        return torch.autograd.grad(pixel_contrast(both, both, 0.07, form)[0], leaf)[0]
+        return torch.autograd.grad((released(both, 0.07) if form == "released" else paper(both, both, 0.07))[0], leaf)[
+            0
+        ]
 
     return run
 
 
-def plain_run(side: int, form: Form, loss: Callable[..., Tensor] = plain_contrast) -> Run:
+def plain_run(side: int, form: str, loss: Callable[..., Tensor] = plain_contrast) -> Run:
     classes = class_map(side)
     features = unit_features(classes)
 

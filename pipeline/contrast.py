@@ -28,7 +28,7 @@ from pipeline.core import cli, store, train
 from pipeline.core.job import InputError, Job
 from pipeline.core.loop import Losses
 from pipeline.core.steps.weights import Contrast
-from pipeline.kernels.contrast import Pixels, pixel_contrast
+from pipeline.kernels.contrast import Pixels, paper, released
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.crops import Crops
 from pipeline.kinds.labels import labels_at
@@ -88,8 +88,8 @@ def distort(images: Tensor) -> Tensor:
 
 def compared(
     views: tuple[Tensor, Tensor], labels: Tensor, partner: Tensor, settings: Contrast
-) -> list[tuple[Pixels, Pixels]]:
-    """Which anchors meet which candidates, unlabelled pixels left out.
+) -> list[tuple[Pixels, ...]]:
+    """Which pixels are compared, unlabelled ones left out: among themselves (`released`), or anchors with candidates.
 
     views: unit features [B,N,D] of I and Î; labels u8 [B,N]; partner int64 [B]: `cross`, the other image of each.
     """
@@ -106,17 +106,16 @@ def compared(
         bags = [pixels(*((view, i) for i in images)) for view in views]
         drawn = torch.randperm(len(bags[0].classes))[:MOST].to(labels.device)
         one, two = (Pixels(bag.features[drawn], bag.classes[drawn], torch.zeros_like(drawn)) for bag in bags)
-        return [(one, one), (two, two)] if settings.form == "released" else [(one, two)]
-    out = []
+        return [(one,), (two,)] if settings.form == "released" else [(one, two)]
+    out: list[tuple[Pixels, ...]] = []
     for i, j in zip(images, partner.tolist(), strict=True):
         match settings.variant, settings.form:
             case "within", "released":
-                out += [(own, own) for own in (pixels((first, i)), pixels((second, i)))]
+                out += [(pixels((first, i)),), (pixels((second, i)),)]
             case "within", _:
                 out.append((pixels((first, i)), pixels((second, i))))
             case _, "released":
-                joined = pixels((first, i), (second, j))
-                out.append((joined, joined))
+                out.append((pixels((first, i), (second, j)),))
             case _:
                 out.append((pixels((first, i)), pixels((second, i), (second, j))))
     return out
@@ -153,10 +152,14 @@ def run(job: Job) -> None:
         at = places(settings.crop, settings.spacing).to(images.device)
         spaced = batch["label"][:, at[:, None], at]
         features = features.to(torch.bfloat16 if job.precision == "bf16" else torch.float32)
-        pairs = compared((features[:count], features[count:]), spaced.flatten(1), partner, settings)
-        found = [pixel_contrast(*pair, settings.temperature, settings.form) for pair in pairs]
+        together = compared((features[:count], features[count:]), spaced.flatten(1), partner, settings)
+        tau = settings.temperature
+        if settings.form == "released":
+            found = [released(sets[0], tau) for sets in together]
+        else:
+            found = [paper(sets[0], sets[1], tau) for sets in together]
         means = torch.stack([total / number.clamp(min=1) for total, number in found])
-        each = len(pairs) // (1 if settings.variant == "batch" else count)  # the two views' losses are added up
+        each = len(together) // (1 if settings.variant == "batch" else count)  # the two views' losses are added up
         return {"loss": (means.sum(), torch.stack([number > 0 for _, number in found]).sum() / each)}
 
     def new(net: nn.Module) -> list[nn.Parameter]:

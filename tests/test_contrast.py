@@ -16,7 +16,7 @@ from pipeline.contrast import Projector, compared, distort, places, run
 from pipeline.core import store
 from pipeline.core.steps.weights import Contrast
 from pipeline.kernels import contrast
-from pipeline.kernels.contrast import Pixels, pixel_contrast
+from pipeline.kernels.contrast import Pixels, paper, released
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import backbone
 from pipeline.networks.segmenter import Segmenter
@@ -54,20 +54,19 @@ CASES = {
 
 
 @pytest.mark.parametrize("rows", [2, contrast.ROWS])
-@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_loss_and_gradient_are_the_double_loops(
-    form: str, case: str, own: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    form: str, case: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """own: the anchors are the candidates. In double precision, so that nothing but the formula can differ."""
+    """In double precision, so that nothing but the formula can differ."""
     monkeypatch.setattr(contrast, "ROWS", rows)
     classes, images = CASES[case]
     anchors = pixels(len(classes), classes, images, 0)
-    candidates = anchors if own else pixels(len(classes), classes[::-1], images, 1)
+    candidates = anchors if form == "released" else pixels(len(classes), classes[::-1], images, 1)
     leaves = [anchors.features.requires_grad_()]
-    leaves += [] if own else [candidates.features.requires_grad_()]
-    found, count = pixel_contrast(anchors, candidates, 0.3, form)  # type: ignore[arg-type]
+    leaves += [] if form == "released" else [candidates.features.requires_grad_()]
+    found, count = released(anchors, 0.3) if form == "released" else paper(anchors, candidates, 0.3)
     wanted, number = slow(anchors, candidates, 0.3, form)
     assert count == number
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
@@ -85,14 +84,15 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient(form: str) -> None:
     for kind in (torch.float32, torch.bfloat16):
         leaf = features.to(kind).requires_grad_()
         both = Pixels(leaf, classes, torch.zeros(400, dtype=torch.long))
-        grads.append(torch.autograd.grad(pixel_contrast(both, both, 0.07, form)[0], leaf)[0].float())  # type: ignore[arg-type]
+        total, _ = released(both, 0.07) if form == "released" else paper(both, both, 0.07)
+        grads.append(torch.autograd.grad(total, leaf)[0].float())
     assert (grads[0] - grads[1]).norm() < 0.01 * grads[0].norm()
 
 
 def test_nobody_with_a_positive_is_no_loss_and_no_anchor() -> None:
     anchors, candidates = pixels(3, [0, 0, 0], [0, 0, 0], 0), pixels(2, [1, 1], [0, 0], 1)
     anchors.features.requires_grad_()
-    total, count = pixel_contrast(anchors, candidates, 0.07, "paper")
+    total, count = paper(anchors, candidates, 0.07)
     assert (float(total.detach()), int(count)) == (0.0, 0)
     assert not torch.autograd.grad(total, anchors.features)[0].any()
 
@@ -101,10 +101,10 @@ def test_unit_features_at_the_lowest_temperature_do_not_overflow_and_below_it_ar
     """All features alike: e = exp(50) for every pair; released: 1/n Σ log(e + n e) - s = log(1 + n) each."""
     features = F.normalize(torch.ones(600, 4), dim=1)
     both = Pixels(features, torch.arange(600) % 2, torch.zeros(600, dtype=torch.long))
-    total, count = pixel_contrast(both, both, contrast.COLDEST, "released")
+    total, count = released(both, contrast.COLDEST)
     assert math.isclose(float(total / count), math.log(301), rel_tol=1e-5)
     with pytest.raises(ValueError, match=r"temperature 0\.01 found; at least 0\.02 expected"):
-        pixel_contrast(both, both, 0.01, "released")
+        released(both, 0.01)
 
 
 # ------------------------------------------------------------------------------------------- who is compared with whom
@@ -173,7 +173,7 @@ def formula(variant: str, form: str) -> list[float]:
 def test_variants_compare_what_the_papers_formulas_say(variant: str, form: str) -> None:
     settings = Contrast(variant=variant, form=form, crop=64)  # type: ignore[arg-type]
     pairs = compared(views(), LABELS, torch.tensor(PARTNER), settings)
-    found = [pixel_contrast(*pair, TAU, settings.form) for pair in pairs]
+    found = [released(sets[0], TAU) if form == "released" else paper(sets[0], sets[1], TAU) for sets in pairs]
     assert [float(total / count) for total, count in found] == pytest.approx(formula(variant, form), rel=1e-9)
 
 
@@ -181,7 +181,7 @@ def test_an_image_without_labels_is_compared_with_nothing() -> None:
     labels = LABELS.clone()
     labels[0] = VOID
     pairs = compared(views(), labels, torch.tensor([0, 0, 0]), Contrast(variant="within", crop=64))
-    counts = [int(pixel_contrast(*pair, TAU, "released")[1]) for pair in pairs]
+    counts = [int(released(sets[0], TAU)[1]) for sets in pairs]
     assert counts == [0, 0, 4, 4, 4, 4]
 
 
