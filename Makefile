@@ -14,8 +14,8 @@ demo: .venv/ready  ## the default chain on the built-in pictures
 	snakemake --cores all
 	@echo; echo "Report: $(CURDIR)/results/demo/report/index.html"
 
-test: .venv/ready lint  ## all checks and tests
-	pytest
+test: .venv/ready lint  ## all checks and tests; files side by side, at most four
+	pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	ruff check .

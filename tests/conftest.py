@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import warm
 
-from pipeline.core import store
+from pipeline.core import cli, store
 from pipeline.core.steps.base import DATA
 
 # Started in the background of a shell, the tests would hand an ignored Ctrl-C on to every process they start.
@@ -19,14 +19,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FOLDER = ROOT.parent / "shared" / "data"
 os.environ["GOMP_SPINCOUNT"] = "500"
+THREADS = max(1, cli.usable_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))  # of each stage
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # read when torch is imported, by the tests and what they start
+LONGEST = ("test_slurm", "test_workflow", "test_stages", "test_durability")  # begun first where files run side by side
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def words(stage: str, out: Path, settings: dict | None = None, **inputs: Path | int) -> list[str]:
     """The arguments of a stage's command."""
     flags = [part for role, path in inputs.items() for part in (f"--{role}", str(path))]
     flags += ["--settings", json.dumps(settings or {}), "--out", str(out)]
-    return flags if stage == "prepare" else [*flags, "--precision", "f32", "--threads", "2"]
+    return flags if stage == "prepare" else [*flags, "--precision", "f32", "--threads", str(THREADS)]
 
 
 def command(stage: str, *args: object) -> list[str]:
