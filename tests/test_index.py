@@ -67,11 +67,13 @@ class House:
         self.listings.append(place.with_suffix(".listing.json"))
         self.listings[-1].write_text(json.dumps(listing))
 
-    def simple(self, recipe: str, qualities: Sequence[float | None], labels: float | None = 0.7) -> None:
-        """A recipe of true masks and a network, with one seed per quality of the network."""
+    def simple(
+        self, recipe: str, qualities: Sequence[float | None], labels: float | None = 0.7, masks: int = 8
+    ) -> None:
+        """A recipe of true masks, of so many of the 8 photographs, and a network; a seed per quality."""
         for seed, quality in enumerate(qualities):
             run = self.start()
-            run.labels("masks", "masks")
+            run.labels("masks", "masks", masks, fraction=masks / 8)
             if labels is None:
                 run.stages[-1]["metrics"] = None
             else:
@@ -238,6 +240,28 @@ def test_a_shared_job_counts_in_every_recipe_and_once_in_all(house: House) -> No
     made = house.index()
     assert {row["time"][0].split(" s")[0] for row in table(made).values()} == {"50"}
     assert "3 jobs, each counted once, 50 s together (2 not measured)" in text_of(made)
+
+
+def test_networks_over_the_number_of_masks_are_lines_of_recipes_named_alike(house: House) -> None:
+    house.simple("ce-12.5-long", [0.3, 0.4], masks=1)
+    house.simple("ce-50-long", [0.6], masks=4)
+    house.simple("ce-50", [0.5], masks=4)  # alone
+    house.simple("few-50", [0.5], masks=2)  # a name that says something else
+    house.simple("few-25", [0.5], masks=2)
+    house.simple("supervised", [0.9])
+    drawn, names = index.mask_curves(index.read_runs(house.listings))
+    assert names == ["ce-long"]
+    for count, qualities in ((1, (0.3, 0.4)), (4, (0.6,))):
+        mean = sum(miou(house.start(), *qualities)) / len(qualities)
+        assert f"<title>ce-long, photographs with masks {count}: {mean:.4g} %</title>" in drawn
+    assert "ce-long" in text_of(house.index()).split("photographs whose masks")[0]
+
+
+def test_without_two_shares_of_masks_there_is_no_such_curve(house: House) -> None:
+    house.simple("ce-50", [0.5], masks=4)
+    house.simple("supervised", [0.9])
+    assert index.mask_curves(index.read_runs(house.listings)) == ("", [])
+    assert 'id="few"' not in house.index()
 
 
 def test_classes_are_means_over_the_seeds(house: House) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +219,36 @@ def chart(recipes: Recipes) -> str:
     return charts.groups(ordered, "mIoU on val, %", next((one for one in ordered if one.name == CEILING), None))
 
 
+def masks_used(run: Run) -> tuple[int, str] | None:
+    """How many photographs' masks a run learns from, and the asked share of all in percent as a name has it ('5',
+    '2.5'); None where it learns from all of them, or none."""
+    for stage in run.stages:
+        if stage.method == "masks" and stage.settings["fraction"] < 1:
+            return int(stage.artifact.read("covered").sum()), f"{100 * stage.settings['fraction']:g}"
+    return None
+
+
+def mask_curves(recipes: Recipes) -> tuple[str, list[str]]:
+    """mIoU of the networks over the number of masks, and the names of its lines.
+
+    A line: recipes whose names differ only in the percentage of masks they learn from, as contrast-2 and contrast-20 do.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for recipe, runs in recipes.items():
+        used, network = masks_used(runs[0]), group(recipe, runs, lambda run: run.network)
+        if used and network:
+            family, replaced = re.subn(rf"-{re.escape(used[1])}(?=-|$)", "", recipe)
+            if replaced:
+                found.setdefault(family, {})[used[0]] = network.mean
+    lines = [
+        charts.Line(family, sorted(points), [points[count] for count in sorted(points)])
+        for family, points in found.items()
+        if len(points) > 1
+    ]
+    drawn = charts.lines(lines, "photographs with masks", percent=True, width=560, height=300) if lines else ""
+    return drawn, [line.name for line in lines]
+
+
 def notes(data: Dataset, recipes: Recipes) -> list[tuple[str, str]]:
     """What a reader would look for in vain, and the command that gets it, if any."""
     found = []
@@ -254,6 +285,7 @@ def run(
         columns=columns,
         rows=rows,
         chart=chart(recipes),
+        mask_curves=mask_curves(recipes),
         per_class=[
             ("final networks, split val", class_rows(recipes, lambda run: run.network)),
             ("labels they learn from, split score", class_rows(recipes, lambda run: run.labels)),
