@@ -231,7 +231,7 @@ def masks_used(run: Run) -> tuple[int, str] | None:
 def mask_curves(recipes: Recipes) -> tuple[str, list[str]]:
     """mIoU of the networks over the number of masks, and the names of its lines.
 
-    A line: recipes whose names differ only in the percentage of masks they learn from, as contrast-2 and contrast-20 do.
+    A line: recipes whose names differ only in the percentage of masks they learn from: contrast-2, contrast-20.
     """
     found: dict[str, dict[int, float]] = {}
     for recipe, runs in recipes.items():
