@@ -75,8 +75,8 @@ def test_loss_and_gradient_are_the_double_loops(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", ["released", "paper"])
-def test_products_in_bfloat16_give_nearly_the_same_gradient(form: str) -> None:
+@pytest.mark.parametrize(("form", "off"), [("released", 3e-3), ("paper", 5e-3)])
+def test_products_in_bfloat16_give_nearly_the_same_gradient(form: str, off: float) -> None:
     torch.manual_seed(0)
     classes = torch.arange(400) % 4
     features = F.normalize(torch.randn(400, 256) + torch.randn(4, 256)[classes] / 2, dim=1)
@@ -86,7 +86,7 @@ def test_products_in_bfloat16_give_nearly_the_same_gradient(form: str) -> None:
         both = Pixels(leaf, classes, torch.zeros(400, dtype=torch.long))
         total, _ = released(both, 0.07) if form == "released" else paper(both, both, 0.07)
         grads.append(torch.autograd.grad(total, leaf)[0].float())
-    assert (grads[0] - grads[1]).norm() < 0.01 * grads[0].norm()
+    assert (grads[0] - grads[1]).norm() < off * grads[0].norm()
 
 
 def test_nobody_with_a_positive_is_no_loss_and_no_anchor() -> None:
