@@ -221,7 +221,10 @@ def test_choices_are_the_names_that_code_is_chosen_by() -> None:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"steps": {"cut": {"method": "cam", "treshold": 0.3}}}, ["steps.cut.treshold", "unknown key", "0.3"]),
+        (
+            {"steps": {"cut": {"method": "cam", "treshold": 0.3}}},
+            ["steps.cut.treshold: unknown key; did you mean 'threshold'?", "0.3"],
+        ),
         ({"steps": {"cut": {"method": "cam", "reading": "max"}}}, ["steps.cut.reading", "of_max", "'max'"]),
         ({"steps": {"own": {"epochs": 3}}}, ["steps.own: `method` is missing", "classify"]),
         ({"steps": {"own": {"method": "camm"}}}, ["steps.own: no method is called 'camm'", "classify, cam"]),
@@ -234,12 +237,14 @@ def test_choices_are_the_names_that_code_is_chosen_by() -> None:
         ({"steps": {"classify": {"scale": [0, 1]}}}, ["steps.classify.scale", "greater than 0"]),
         ({"steps": {"cam": {"scales": [1.0, -1.0]}}}, ["steps.cam.scales", "greater than 0"]),
         ({"steps": {"colorize": {"method": "proxy", "lr": -1}}}, ["steps.colorize.lr", "greater than 0"]),
-        ({"steps": {"triplet": {"crop": 64}}}, ["steps.triplet.crop", "unknown key"]),
+        ({"steps": {"triplet": {"crop": 64}}}, ["steps.triplet.crop: unknown key; known: ", "margin"]),
         ({"seeds": [-1]}, ["seeds.0", "-1"]),
         ({"evaluate": {"thresholds": 0}}, ["evaluate.thresholds", "greater than or equal to 1", "0"]),
         ({"evaluate": {"scales": []}}, ["evaluate.scales", "at least 1"]),
-        ({"evaluate": {"scale": [1.0]}}, ["evaluate.scale", "unknown key"]),
+        ({"evaluate": {"scale": [1.0]}}, ["evaluate.scale: unknown key; did you mean 'scales'?"]),
         ({"evaluate": "fast"}, ["evaluate", "'fast'"]),
+        ({"data": {"folder": {"roots": "x"}}}, ["data.folder.roots: unknown key; did you mean 'root'?"]),
+        ({"recipe": {}}, ["recipe: unknown key; did you mean 'recipes'?"]),
         ({"recipes": {"a $(id) b": ["cam"]}}, ["recipes", "a $(id) b", "a name begins with a letter or digit"]),
         ({"recipes": {"my results; touch x": ["cam"]}}, ["recipes", "my results; touch x"]),
         ({"recipes": {"{seed}": ["cam"]}}, ["recipes", "{seed}"]),
@@ -262,6 +267,28 @@ def test_bad_settings_are_refused_with_key_value_and_choices(change: dict[str, A
         parse({**DEFAULT, **change})
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_mistake_is_said_to_stand_where_it_stands() -> None:
+    """In the file that has the last word, or on the command line, which no file knows of."""
+    cut = {"method": "cam", "treshold": 0.3}
+    files = {
+        "base.yaml": {"evaluate": {"scales": [1.0]}, "seeds": [-1], "steps": {"cut": cut}},
+        "mine.yaml": {"evaluate": {"thresholds": 0}, "steps": {"cut": cut}},
+        "over.yaml": {"compute": {"device": "gpu"}},
+    }
+    found = {"evaluate": {"thresholds": 0}, "seeds": [-1], "compute": {"device": "tpu", "precision": "f8"}}
+    with pytest.raises(ConfigError) as caught:
+        parse({**DEFAULT, **found, "steps": {"cut": cut}}, files)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "base.yaml, mine.yaml, over.yaml: 5 setting(s) cannot be used"
+    assert {line.split(":")[0].strip(): line[line.rindex("[") + 1 : -1] for line in lines} == {
+        "seeds.0": "base.yaml",
+        "steps.cut.treshold": "mine.yaml",
+        "evaluate.thresholds": "mine.yaml",
+        "compute.device": "--config",
+        "compute.precision": "--config",
+    }
 
 
 @pytest.mark.parametrize("name", ["a", "0", "ae-psl+", "v1.2_x"])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -198,8 +200,12 @@ class Config(Settings):
         raise ConfigError(f"no step is called '{name}'. Steps: {', '.join(known)}. Add it under `steps:`.")
 
 
-def parse(raw: dict[str, Any]) -> Config:
-    """config.yaml as read → Config. A step without `method` takes the method of its own name."""
+def parse(raw: dict[str, Any], files: dict[str, Any] | None = None) -> Config:
+    """config.yaml as read → Config. A step without `method` takes the method of its own name.
+
+    files: name → content of those it was merged from, later ones over earlier ones; what cannot be used is said to
+    stand in one of them.
+    """
     if {"kind", "digest", "arrays"} <= raw.keys():
         raise ConfigError(
             f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
@@ -211,7 +217,7 @@ def parse(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, "config.yaml")) from None
+        raise ConfigError(explain(error, "config.yaml", Config, files=files)) from None
 
 
 def _block(name: str, block: Any) -> dict[str, Any]:
@@ -230,7 +236,7 @@ def parse_block(block: type[Block], text: str, flag: str) -> Block:
     try:
         return block.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(explain(error, flag)) from None
+        raise ConfigError(explain(error, flag, block)) from None
 
 
 def parse_step(text: str) -> Step:
@@ -238,29 +244,77 @@ def parse_step(text: str) -> Step:
     try:
         return TypeAdapter(AnyStep).validate_json(text)
     except ValidationError as error:
-        raise ConfigError(explain(error, "--settings", tag=0)) from None
+        raise ConfigError(explain(error, "--settings", None, tag=0)) from None
 
 
-def explain(error: ValidationError, where: str, tag: int | None = None) -> str:
-    """Pydantic's findings, one line each: key, what is wrong, what was found.
+def explain(
+    error: ValidationError,
+    where: str,
+    block: type[BaseModel] | None,
+    tag: int | None = None,
+    files: dict[str, Any] | None = None,
+) -> str:
+    """Pydantic's findings, one line each: key, what is wrong, what was found; for unknown keys, what may be meant.
 
-    tag: at which part of a key pydantic adds the method; in steps the third, elsewhere nowhere. A setting may be called
-    like a method.
+    block: what was validated, None for a step. tag: at which part of a key pydantic adds the method; in steps the
+    third, elsewhere nowhere. A setting may be called like a method. files: of a configuration, see `parse`.
     """
+    where = ", ".join(files or [where])
     lines = [f"{where}: {error.error_count()} setting(s) cannot be used"]
     for item in error.errors():
-        parts = [str(part) for part in item["loc"]]
+        parts, owner = [str(part) for part in item["loc"]], block
         at = 2 if parts[:1] == ["steps"] else tag
         if at is not None and at < len(parts) and parts[at] in METHODS:
+            owner = METHODS[parts[at]]
             del parts[at]
+        elif block:
+            owner = _inner(block, parts[:-1])
         key = ".".join(parts)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown key"
+            message = "unknown key" + _meant(parts[-1], owner)
         elif item["type"] == "union_tag_not_found":
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_invalid":
             message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
         found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
-        lines.append(f"  {key + ': ' if key else ''}{message}{found}")
+        source = _source(parts, item["input"], files) if files and parts and item["type"] != "missing" else ""
+        source = f" [{source}]" if source not in ("", where) else ""
+        lines.append(f"  {key + ': ' if key else ''}{message}{found}{source}")
     return "\n".join(lines)
+
+
+def _source(parts: Sequence[str], value: Any, files: dict[str, Any]) -> str:
+    """Of these files the last that gives this key this value; of a whole block, the last that has it."""
+    for file in reversed(files):
+        found = files[file]
+        for part in parts:
+            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+                found = found[int(part)]
+            elif isinstance(found, dict) and part in found:
+                found = found[part]
+            else:
+                break
+        else:
+            if isinstance(value, dict) or found == value:
+                return file
+    return "--config"
+
+
+def _inner(block: type[BaseModel], parts: Sequence[str]) -> type[BaseModel] | None:
+    """The block that lies at this key of another one."""
+    for part in parts:
+        kind = block.model_fields[part].annotation if part in block.model_fields else None
+        inner = [t for t in (kind, *get_args(kind)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not inner:
+            return None
+        block = inner[0]
+    return block
+
+
+def _meant(key: str, owner: type[BaseModel] | None) -> str:
+    if owner is None:
+        return ""
+    known = [name for name in owner.model_fields if name != "method"]
+    close = get_close_matches(key, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

@@ -118,7 +118,7 @@ def read_entries(text: str) -> list[Entry]:
     try:
         return TypeAdapter(list[Entry]).validate_json(written)
     except ValidationError as error:
-        raise ConfigError(explain(error, "--stages")) from None
+        raise ConfigError(explain(error, "--stages", Entry)) from None
 
 
 def read_stages(text: str) -> list[Stage]:
@@ -132,7 +132,7 @@ def read_listing(path: Path) -> Listing:
     except OSError as error:
         raise InputError(f"{path}: a page's listing expected; run snakemake again ({error})") from None
     except ValidationError as error:
-        raise ConfigError(explain(error, str(path))) from None
+        raise ConfigError(explain(error, str(path), Listing)) from None
 
 
 def open_stages(entries: Sequence[Entry]) -> list[Stage]:

@@ -8,6 +8,8 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
+
 sys.path.insert(0, str(workflow.basedir))
 
 from pipeline.core import cards, cluster, digest, recipe as recipes, resources as costs
@@ -16,8 +18,15 @@ from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
 from pipeline.datasets.fingerprint import scanned_once
 
+
+def config_files():
+    """Name → content of those that `config` was merged from: config.yaml, then --configfile's."""
+    *given, own = (min(str(file), os.path.relpath(file), key=len) for file in workflow.configfiles)
+    return {file: load_configfile(file) for file in [own, *(file for file in given if file != own)]}
+
+
 try:
-    CONFIG = parse_config(config)
+    CONFIG = parse_config(config, config_files())
     NODES = {(name, seed): recipes.recipe_nodes(CONFIG, name, seed) for name in CONFIG.run for seed in CONFIG.seeds}
     SCAN = scanned_once(CONFIG.data, workflow.is_main_process)
     if not SCAN.masked:
