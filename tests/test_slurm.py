@@ -59,7 +59,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def snakemake(*args: str) -> list[str]:
     """With the profile as shipped, but looking sooner after its jobs."""
     words = [sys.executable, "-m", "snakemake", "--nocolor", "--latency-wait", "5"]
-    return [*words, "--slurm-init-seconds-before-status-checks", "12", *args]
+    return [*words, "--slurm-init-seconds-before-status-checks", "3", *args]
 
 
 def jobs(environment: dict[str, str], fields: str) -> list[str]:
