@@ -143,6 +143,13 @@ CLAIMS = [
         "proposals: soft maps (MCE) > one label a pixel", PR, "compared; no number read", Side("hcp"), Side("hcp-hard")
     ),
     Claim(
+        "hypotheses cut out > pooled from one feature map: votes",
+        "Wei et al., PAMI 2016",
+        "cut out; no comparison",
+        Side("hcp", "vote"),
+        Side("hcp-pooled", "vote-pooled"),
+    ),
+    Claim(
         "excitation > CAM as seeds: labels",
         "Zhang et al., ECCV 2016",
         "better localisation than CAM-like maps",
