@@ -132,7 +132,7 @@ def _released(pixels: Pixels, temperature: float) -> tuple[Tensor, Tensor]:
 
     for name, number in size.items():
         middle = pixels.features[pixels.classes == name].sum(0, dtype=exact)
-        total -= middle @ middle / (temperature * number)
+        total -= middle.square().sum() / (temperature * number)
     out = torch.empty_like(gradient)
     out[order] = gradient / temperature
     return total, out.to(features.dtype)
@@ -177,7 +177,7 @@ def _paper(anchors: Pixels, candidates: Pixels, temperature: float) -> tuple[Ten
             block = anchors.features[part].to(exact) / temperature
             pairs = (block.to(low) @ near.T).to(exact).exp_()
             whole = pairs.sum(1, keepdim=True)
-            total += whole.log().sum() - (block @ middle).sum()
+            total += whole.log().sum() - (block.sum(0) * middle).sum()
             pairs /= whole
             mine = -middle.repeat(len(part), 1)
             add_product(mine, pairs, near)
