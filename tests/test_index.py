@@ -18,7 +18,7 @@ from test_report import FIRST, Door, Outline
 from pipeline.core import metrics, store
 from pipeline.core.config import Evaluate
 from pipeline.core.steps.models import Segment
-from pipeline.report import facts, index, ladder, page
+from pipeline.report import facts, index, ladder, page, runs
 from pipeline.report.dataset import Dataset
 
 SEGMENT = Segment(crop=64)
@@ -83,8 +83,8 @@ class House:
 
     def index(self, **options: object) -> str:
         out = self.folder / "index.html"
-        runs = index.read_runs(self.listings)
-        index.run(Dataset(**self.data), runs, Evaluate(**options), 3, out, "cpu", "f32")
+        found = runs.read_runs(self.listings)
+        index.run(Dataset(**self.data), found, Evaluate(**options), 3, out, "cpu", "f32")
         return out.read_text()
 
 
@@ -249,7 +249,7 @@ def test_networks_over_the_number_of_masks_are_lines_of_recipes_named_alike(hous
     house.simple("few-50", [0.5], masks=2)  # a name that says something else
     house.simple("few-25", [0.5], masks=2)
     house.simple("supervised", [0.9])
-    drawn, names = index.mask_curves(index.read_runs(house.listings))
+    drawn, names = runs.mask_curves(runs.read_runs(house.listings))
     assert names == ["ce-long"]
     for count, qualities in ((1, (0.3, 0.4)), (4, (0.6,))):
         mean = sum(miou(house.start(), *qualities)) / len(qualities)
@@ -260,7 +260,7 @@ def test_networks_over_the_number_of_masks_are_lines_of_recipes_named_alike(hous
 def test_without_two_shares_of_masks_there_is_no_such_curve(house: House) -> None:
     house.simple("ce-50", [0.5], masks=4)
     house.simple("supervised", [0.9])
-    assert index.mask_curves(index.read_runs(house.listings)) == ("", [])
+    assert runs.mask_curves(runs.read_runs(house.listings)) == ("", [])
     assert 'id="few"' not in house.index()
 
 
@@ -513,4 +513,4 @@ def test_an_artifact_that_is_gone_is_named(house: House) -> None:
     entry = json.loads(house.listings[0].read_text())["stages"][0]
     Path(entry["manifest"]).unlink()
     with pytest.raises(store.ArtifactError, match=re.escape(entry["manifest"])):
-        index.read_runs(house.listings)
+        runs.read_runs(house.listings)

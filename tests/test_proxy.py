@@ -14,7 +14,7 @@ import numpy as np
 import planted
 import pytest
 import torch
-from conftest import ENVIRONMENT, command, content, stage
+from conftest import ENVIRONMENT, THREADS, command, content, stage
 from torch import Tensor
 
 from pipeline import proxy
@@ -286,7 +286,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_gives_the_bytes_of_a_straight_one(
 
     flags = ("--photographs", images, "--settings", json.dumps(settings), "--out", outs[1], "--precision", "f32")
     process = subprocess.Popen(
-        command("proxy", *flags, "--threads", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        command("proxy", *flags, "--threads", THREADS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     )
     assert process.stdout is not None
     said = process.stdout.readline()  # the first epoch has ended

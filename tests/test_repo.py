@@ -30,7 +30,10 @@ BASES = {
     "voc_mini": [VOC],
     "mix_and_match": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
     "systems": [VOC, ROOT / "benchmarks" / "voc_mini.yaml"],
-    "regimes": [VOC, ROOT / "benchmarks" / "voc_mini.yaml", ROOT / "benchmarks" / "systems.yaml"],
+    **{
+        name: [VOC, ROOT / "benchmarks" / "voc_mini.yaml", ROOT / "benchmarks" / "systems.yaml"]
+        for name in ("regimes", "longer", "pooled", "few")
+    },
 }  # what is read before
 SETTINGS = [*METHODS.values(), *reference.BLOCKS.values()]
 
