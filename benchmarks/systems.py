@@ -6,7 +6,8 @@
 `run` goes through the seeds one by one: Snakemake, then `collect`; stopped at any moment, the same command goes on.
 `collect` reads metrics artifacts that exist and says which are missing; rows of other data sets stay. One row per
 recipe, stage, split and seed: mIoU (of seeds, at their best single threshold), what seeds claim, IoU of each class,
-coverage, seconds, the artifact's digest, and the commit of the checkout that first collected that digest.
+mIoU after each number of steps of a descent (DIS), coverage, seconds, the artifact's digest, and the commit of the
+checkout that first collected that digest.
 `tables` rewrites what stands between the markers in docs/results/systems.md, and docs/results/claims.md with its
 claims.json (benchmarks/claims.py); the text around is written by hand. `--json`, `--markdown`: of another study.
 """
@@ -91,6 +92,9 @@ def scores(artifact: store.Artifact) -> Row:
     if "claimed" in artifact.meta["thresholds"]:
         claimed = artifact.read("confusion")[0][artifact.meta["thresholds"].index("claimed")]
         found["claimed"] = percent(metrics.miou(claimed, background=background))
+    if "steps" in artifact.meta:
+        for number, counts in zip(artifact.meta["steps"], artifact.read("confusion")[0], strict=True):
+            found[f"after {number}"] = percent(metrics.miou(counts, background=background))
     return found
 
 
