@@ -18,6 +18,13 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     cluster.watch(workflow, logger.warning)  # names jobs on Slurm that wait for what cannot come
+    progress.watch(under_way(), logger.info)  # a line now and then about each stage at work
+
+
+onerror:
+    for line in progress.died(under_way(), BEGAN):
+        logger.error(f"killed, for want of memory perhaps: {line}")
+    logger.error("What is finished is kept. Run the same command again: the rest goes on where it was.")
 
 
 localrules:

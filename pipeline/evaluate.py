@@ -25,6 +25,7 @@ from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, images_at_once
 from pipeline.core.metrics import bands, confusion, miou
 from pipeline.core.processes import in_batches, over_processes
+from pipeline.core.progress import Progress
 from pipeline.kinds import classes, labels, masks, photographs, seeds, soft
 from pipeline.kinds.pixels import VOID, resize_nearest
 
@@ -32,6 +33,7 @@ SPLIT = {"seeds": "score", "labels": "score", "soft": "score", "model": "val"}
 CLAIMED = "claimed"  # in place of a threshold
 STEPS = (0, 1, 5, 10, 20)  # of a model that descends
 Count = Callable[[int], np.ndarray]  # row → int64 [thresholds, C, C+1]
+Passing = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 Levels = list[float | str | None]  # what the thresholds are; None: the thing itself
 
 
@@ -144,9 +146,9 @@ COUNTERS: dict[str, Callable[..., tuple[Any, Levels]]] = {
 }
 
 
-def total(count: Count, rows: Iterable[int], processes: int) -> np.ndarray:
-    """Sum of the images' matrices."""
-    return sum(over_processes(count, rows, processes), start=np.zeros((), np.int64))
+def total(count: Count, rows: Iterable[int], processes: int, passing: Passing = iter) -> np.ndarray:
+    """Sum of the images' matrices, which go through `passing` on their way."""
+    return sum(passing(over_processes(count, rows, processes)), start=np.zeros((), np.int64))
 
 
 def total_of_model(
@@ -156,6 +158,7 @@ def total_of_model(
     settings: Evaluate,
     device: str,
     threads: int,
+    passing: Passing = iter,
 ) -> np.ndarray:
     """The same, in batches of photographs of one size."""
     from pipeline.networks.pictures import batch_size  # torch, see `model_counter`
@@ -163,7 +166,7 @@ def total_of_model(
     together = batch_size(device, pictures["rgb"].shape[1], settings.scales, settings.flip)
     processes = images_at_once(device, threads)
     found = in_batches(count, rows, lambda i: photographs.size(pictures, i), together, processes)
-    return sum(found, start=np.zeros((), np.int64))
+    return sum(passing(found), start=np.zeros((), np.int64))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -212,10 +215,11 @@ def run(args: argparse.Namespace) -> None:
     count, levels = COUNTERS[scored.kind](pictures, truths, scored, settings, device, precision)
     number, background = len(classes.names(scored)), classes.background(scored)
     matrices = np.zeros((len(levels), number, number + 1), np.int64)
+    passing = Progress(store.part_of(args.out), len(rows), "photographs").count
     if network:
-        matrices += total_of_model(count, rows.tolist(), pictures, settings, device, args.threads)
+        matrices += total_of_model(count, rows.tolist(), pictures, settings, device, args.threads, passing)
     else:
-        matrices += total(count, rows.tolist(), args.threads)
+        matrices += total(count, rows.tolist(), args.threads, passing)
     meta = {**classes.meta(scored), "of": scored.kind, "splits": [split], "images": {split: len(rows)}}
     if len(levels) > 1 and network:
         meta["steps"] = [scored.meta["steps"] if level is None else level for level in levels]

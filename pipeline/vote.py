@@ -36,6 +36,7 @@ from torch import Tensor
 from pipeline.core import cli, store
 from pipeline.core.job import Job
 from pipeline.core.processes import over_processes
+from pipeline.core.progress import Progress
 from pipeline.core.steps.seeds import Vote
 from pipeline.core.train import autocast
 from pipeline.kinds import classes, hypotheses, photographs, seeds
@@ -161,7 +162,8 @@ def finder(
     def compared() -> tuple[dict[int, list[Candidates]], dict[int, list[tuple[bytes, Tensor]]]]:
         """The sample: what is seen in each photograph, and class → the key and the features of each."""
         rows = sorted({i for chosen in sample.values() for i in chosen})
-        looks = dict(zip(rows, over_processes(look, rows, job.images_at_once), strict=True))
+        found = over_processes(look, rows, job.images_at_once)
+        looks = dict(zip(rows, Progress(job.part, len(rows), "photographs").count(found), strict=True))
 
         def features(i: int, k: int) -> Tensor:
             return torch.from_numpy(looks[i][slots[i].tolist().index(k)].features).to(job.device)

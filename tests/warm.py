@@ -7,6 +7,7 @@ server starts with the first command and ends with the tests.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -68,7 +69,7 @@ def command(server: str) -> None:
     if flag != "-m":
         raise SystemExit(f"python {flag}: only python -m is served here")
     request = {"module": module, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "die_after": ""}
-    status = _ask(server, request, [0, 1, 2])
+    status = _ask(server, request, [0, 1, 2, *map(int, filter(None, [os.environ.get("TAGMASK_TERMINAL")]))])
     sys.exit(status if status >= 0 else 128 - status)
 
 
@@ -131,13 +132,13 @@ def _keep(line: socket.socket) -> None:
     """Fork the command, wait for it, tell how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     line.settimeout(None)
-    _, files, _, _ = socket.recv_fds(line, 1, 3)
+    _, files, _, _ = socket.recv_fds(line, 1, 4)  # the fourth is the terminal's, where the others go to a log
     with line.makefile() as text:
         request = json.load(text)
     child = os.fork()
     if child == 0:
         line.close()
-        for number, file in enumerate(files):
+        for number, file in enumerate([fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in files]):
             os.dup2(file, number)
             os.close(file)
         return _become(**request)

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -41,12 +42,31 @@ def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] |
 
 
 def guarded(work: Callable[[], None]) -> None:
-    """Run; turn the errors a user can mend into one message and exit code 2, without a traceback."""
+    """Run; turn the errors a user can mend into one message and exit code 2, without a traceback.
+
+    What goes wrong is said on the terminal too, where a rule has put the rest into a log: TAGMASK_TERMINAL is the
+    number of its file descriptor.
+    """
     try:
         work()
     except (ConfigError, InputError, store.ArtifactError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _complain("error: stopped by Ctrl-C; what is finished is kept, run again to go on")
+        raise SystemExit(1) from None
+    except Exception as error:
+        _complain(f"error: {type(error).__name__}: {error}", "the log has the traceback")
+        raise
+
+
+def _complain(message: str, there: str = "") -> None:
+    """there: what else to say on the terminal."""
+    if terminal := os.environ.get("TAGMASK_TERMINAL"):
+        with suppress(OSError, ValueError):  # closed: not begun by a rule
+            os.write(int(terminal), "\n".join(["", *filter(None, [message, there]), ""]).encode())
+    if not there:
+        print(message, file=sys.stderr)
 
 
 def _parser(run: Callable[[Job], None], methods: tuple[type[Step], ...]) -> argparse.ArgumentParser:

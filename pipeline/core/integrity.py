@@ -11,7 +11,10 @@ import numpy as np
 
 from pipeline.core import rows, store
 
-SCRATCH = {"checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"}
+SCRATCH = {
+    *("checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"),
+    *("progress.json", "progress.new"),
+}
 
 
 def is_store(path: Path) -> bool:
@@ -20,8 +23,13 @@ def is_store(path: Path) -> bool:
 
 
 def is_scratch(path: Path) -> bool:
-    """Whether this folder holds nothing but what an unfinished artifact leaves."""
-    return all(entry.name in SCRATCH or entry.name.startswith(".shards.jsonl.") for entry in path.iterdir())
+    """Whether this folder holds nothing but what an unfinished artifact leaves, one of several trainings too."""
+    return all(
+        entry.name in SCRATCH
+        or entry.name.startswith(".shards.jsonl.")
+        or (entry.suffix == ".part" and entry.is_dir() and is_scratch(entry))
+        for entry in path.iterdir()
+    )
 
 
 def is_manifest(path: Path) -> bool:

@@ -7,6 +7,7 @@ threads, and at 28 from two processes. A GPU waits for so small operations, too:
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,8 +24,10 @@ def _call(item: Item) -> object:
     return _work(item)  # type: ignore[misc]
 
 
-def _one_thread() -> None:
-    """A process is one core's share; and torch's thread pool does not survive a fork, so none may be asked for."""
+def _begin() -> None:
+    """A process is one core's share; and torch's thread pool does not survive a fork, so none may be asked for.
+    Ctrl-C, which every process of a terminal gets, is for the one that began it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
@@ -41,8 +44,13 @@ def over_processes(work: Callable[[Item], Result], items: Iterable[Item], proces
     global _work
     _work = work
     processes = min(processes, len(items))
-    with ProcessPoolExecutor(processes, get_context("fork"), _one_thread) as pool:
-        yield from pool.map(_call, items, chunksize=min(8, max(1, len(items) // (4 * processes))))  # type: ignore[misc]
+    with ProcessPoolExecutor(processes, get_context("fork"), _begin) as pool:
+        try:
+            chunk = min(8, max(1, len(items) // (4 * processes)))
+            yield from pool.map(_call, items, chunksize=chunk)  # type: ignore[misc]
+        except BaseException:  # Ctrl-C too: not after all that is still to do
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def in_batches(

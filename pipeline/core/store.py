@@ -35,6 +35,7 @@ import zarr
 
 from pipeline.core import durable
 from pipeline.core.durable import write_atomic
+from pipeline.core.progress import Progress
 from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, is_ragged, log, whole
 
 __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "write_atomic", "write_rows", "write_table"]
@@ -288,18 +289,23 @@ def write_rows(
     done = believed(journal, rows, len(keys))
     described = attributes_of(_previous(out)).get("manifest")
     old = Previous(_previous(out), json.loads(described)["arrays"], arrays) if described else None
-    computed = 0
+    computed, covered = 0, [key is not None for key in keys]
+    progress = Progress(part_of(out), sum(covered), "photographs")
     for shard, start in enumerate(range(0, len(keys), SHARD)):
+        wanted = sum(covered[start : start + SHARD])
         if shard in done:
+            progress.skip(wanted)
             continue
         block = rows.empty(min(SHARD, len(keys) - start))
         mine = keys[start : start + SHARD]
-        computed += rows.fill_block(block, start, mine, old, compute)
+        new = rows.fill_block(block, start, mine, old, lambda indices: progress.count(compute(indices)))
+        progress.skip(wanted - new)
+        computed += new
         if derive:
             rows.derive(block, start, mine, arrays, derive)
         done[shard] = rows.digests(block)
         log(journal, shard, done[shard], rows.write(start, block))
-    print(f"{out.name}: {computed} of {sum(key is not None for key in keys)} images computed", flush=True)
+    print(f"{out.name}: {computed} of {sum(covered)} images computed", flush=True)
     whole_arrays = {
         **rows.finish(),
         "digest": _column(done[shard] for shard in sorted(done)),

@@ -30,6 +30,7 @@ from pipeline.core.loop import (
     quotients,
     stop_signals,
 )
+from pipeline.core.progress import Progress
 from pipeline.core.steps.base import CropTraining, Training
 
 Sample = dict[str, np.ndarray]
@@ -111,6 +112,7 @@ def fit(
         multiprocessing_context="fork" if workers else None,  # a cut is a closure and cannot be pickled
     )
     curves = Curves(_board(job.out), state["curves"])
+    progress = Progress(job.part, total, "iterations", state["iteration"])
     started = saved = time.monotonic()
     with stop_signals() as stop:
         for iteration, batch in enumerate(loader, state["iteration"]):
@@ -126,9 +128,10 @@ def fit(
                     )
             curves.add(terms)
             done = iteration + 1
+            speed = (done - plan.first) * min(settings.batch, len(rows)) / (time.monotonic() - started)
+            title = f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}"
+            progress.at(done, epoch=title, loss=sum(terms.values()), images_per_second=round(speed, 1))
             if done % per_epoch == 0 or done == total:
-                speed = (done - plan.first) * settings.batch / (time.monotonic() - started)
-                title = f"epoch {math.ceil(done / per_epoch)}/{math.ceil(settings.epochs)}"
                 curves.end_epoch(title, f"{speed:.1f} img/s")
             # Also after the last: a kill between training and the end of the stage must not cost the training.
             if stop.asked or done == total or time.monotonic() - saved > CHECKPOINT_SECONDS:

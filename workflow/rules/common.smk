@@ -12,7 +12,7 @@ from snakemake.common.configfile import load_configfile
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.core import cards, cluster, digest, recipe as recipes, resources as costs
+from pipeline.core import cards, cluster, digest, progress, recipe as recipes, resources as costs
 from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
@@ -37,6 +37,7 @@ except ConfigError as error:
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
+BEGAN = progress.now()
 SITE = cluster.Site.of(workflow)
 cards.limit(workflow)  # on this machine no more GPU jobs at once than it has cards
 os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
@@ -174,3 +175,9 @@ def memory(method=None):
         return costs.memory(step, CONFIG.data.max_side, threads, gpu, CONFIG.compute.workers, attempt)
 
     return megabytes
+
+
+def under_way():
+    """name → scratch folder, of everything that may be made: where a stage at work says how far it is."""
+    manifests = [*PARTS.values(), *shown("manifest", *NODES), *shown("metrics", *NODES)]
+    return {file.removeprefix(f"{ROOT}/").removesuffix(".json"): Path(file).with_suffix(".part") for file in manifests}

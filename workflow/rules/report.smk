@@ -26,9 +26,9 @@ for rule_name, kinds in {"evaluate": "seeds|labels|soft", "evaluate_model": "mod
             compute=shlex.join(compute()),
             code=code_of_evaluate,
         shell:
-            "python -m pipeline.evaluate --photographs {input.photographs:q} --masks {input.masks:q}"
+            "TAGMASK_TERMINAL=3 python -m pipeline.evaluate --photographs {input.photographs:q} --masks {input.masks:q}"
             " --of {input.scored:q} --settings {params.settings:q} {params.compute} --out {output:q}"
-            " --threads {threads} > {log:q} 2>&1"
+            " --threads {threads} 3>&2 > {log:q} 2>&1"
 
 
 rule page:
@@ -63,10 +63,10 @@ rule page:
         show=CONFIG.report.images,
         code=lambda w: code_of_page("page", (w.recipe, int(w.seed))),
     shell:
-        "python -m pipeline.report --recipe {wildcards.recipe:q} --seed {wildcards.seed} --photographs {input.data[0]:q}"
-        " --tags {input.data[1]:q} --masks {input.data[2]:q} --stages {params.stages:q} --evaluate {params.evaluate:q}"
+        "TAGMASK_TERMINAL=3 python -m pipeline.report --recipe {wildcards.recipe:q} --seed {wildcards.seed}"
+        " --photographs {input.data[0]:q} --tags {input.data[1]:q} --masks {input.data[2]:q} --stages {params.stages:q} --evaluate {params.evaluate:q}"
         " --show {params.show} {params.compute} --out {output.page:q} --listing {output.listing:q} --threads {threads}"
-        " > {log:q} 2>&1"
+        " 3>&2 > {log:q} 2>&1"
 
 
 rule index:
@@ -95,9 +95,9 @@ rule index:
         show=CONFIG.report.images,
         code=lambda w: code_of_page("index", *NODES),
     shell:
-        "python -m pipeline.report.index --photographs {input.data[0]:q} --tags {input.data[1]:q}"
+        "TAGMASK_TERMINAL=3 python -m pipeline.report.index --photographs {input.data[0]:q} --tags {input.data[1]:q}"
         " --masks {input.data[2]:q} --listings {input.listings:q} --evaluate {params.evaluate:q}"
-        " --show {params.show} {params.compute} --out {output:q} --threads {threads} > {log:q} 2>&1"
+        " --show {params.show} {params.compute} --out {output:q} --threads {threads} 3>&2 > {log:q} 2>&1"
 
 
 rule verify:

@@ -23,4 +23,4 @@ for method, about in METHODS.items():
             command=command,
             code=code,
         shell:
-            "{params.command} --out {output:q} --threads {threads} > {log:q} 2>&1"
+            "TAGMASK_TERMINAL=3 {params.command} --out {output:q} --threads {threads} 3>&2 > {log:q} 2>&1"
