@@ -83,7 +83,7 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
 def possible_classes(path: Path, names: list[str], background: int | None) -> dict[str, np.ndarray]:
     """tags.csv → photo name → which classes are possible there, bool [C]: its tags and the background."""
     problems: list[str] = []
-    tags = read_tags(path, problems)
+    tags = read_tags(path, problems, names)
     if problems:
         raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *problems]))
     unknown = sorted({tag for found in tags.values() for tag in found} - set(names))

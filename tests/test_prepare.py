@@ -23,6 +23,7 @@ from pipeline.datasets import collage
 from pipeline.datasets import look as looking
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.inventory import FILE, LINES, Inventory, load, take_inventory
+from pipeline.datasets.summary import grouped
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import image, split
@@ -269,8 +270,9 @@ def test_voc_without_a_class_file_has_the_twenty(tmp_path: Path, out: Path) -> N
     root = make_voc(tmp_path / "VOC")
     (root / "classes.txt").unlink()
     message = refused(of_voc(root, voc={"tags": "masks"}), out)
-    assert "class 'tvmonitor': no training image" in message
-    assert "class 'aeroplane'" not in message
+    assert message.count("no training image has the tag") == 1
+    assert "'tvmonitor'; tag some" in message
+    assert "'aeroplane'" not in message
 
 
 def test_demo_is_what_it_writes(tmp_path: Path, out: Path) -> None:
@@ -422,7 +424,7 @@ def spoil(root: Path) -> dict[str, str]:
         "train.txt: 'nobody'": "has no photograph",
         "val.txt: 'a03'": "train.txt too",
         "score.txt: 'a09'": "not a training image",
-        "class 'yak'": "no training image",
+        "tag 'yak'": "no training image",
         "a11.jpg": "same photograph as",
         "images/a09.png": "also the name of a09.jpg",
         "b00.bmp": ".bmp found",
@@ -458,8 +460,8 @@ def open_quote(root: Path) -> None:
     (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,", 'a03,"'))
 
 
-def three_columns(root: Path) -> None:
-    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,ant", "a03,ant,bee"))
+def one_column(root: Path) -> None:
+    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,ant", "a03"))
 
 
 def one_class(root: Path) -> None:
@@ -535,7 +537,7 @@ def turned_photograph(root: Path) -> None:
         (no_tags, "tags.csv: no such file; write a header `image,tags`"),
         (other_header, "the first line is 'file;label'; `image,tags` expected"),
         (open_quote, "tags.csv: line 5: unexpected end of data; close its quotes"),
-        (three_columns, "tags.csv: line 5: 3 columns"),
+        (one_column, "tags.csv: line 5: one column"),
         (one_class, "classes.txt: 1 classes; 2 to 255 expected"),
         (empty_line_in_classes, "classes.txt: a line is empty"),
         (folder_with_a_photographs_name, "'a00' has no photograph"),
@@ -592,18 +594,31 @@ def test_voc_problems(tmp_path: Path, out: Path) -> None:
     assert "train_aug.txt: 'a06' is not a training image" in message
 
 
-def test_a_long_message_is_cut(tmp_path: Path, out: Path) -> None:
+def test_equal_problems_are_one(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d", count=70)
     for path in (root / "images").iterdir():
         path.write_bytes(path.name.encode())
-    lines = refused(of_folder(root), out).splitlines()
-    assert len(lines) == 1 + LINES + 1
-    assert "70 problem(s)" in lines[0]
-    assert lines[-1].strip() == "... and 20 more"
     write_lines(root / "splits/score.txt", ["a69"])  # one of another kind is not crowded out
-    message = refused(of_folder(root), out)
-    assert "score.txt: 'a69' is not a training image" in message
-    assert "... and 45 more" in message
+    lines = refused(of_folder(root), out).splitlines()
+    assert "71 problem(s)" in lines[0]
+    assert "score.txt: 'a69' is not a training image" in lines[1]
+    assert "a00.jpg: cannot be decoded (cannot identify its format); replace it [and 69 more: a01.jpg, a02" in lines[2]
+    assert len(lines) == 3
+
+
+def test_problems_are_equal_but_for_names_and_numbers() -> None:
+    lines = [
+        *(f"/d/my photos/a {i}.jpg: is {i}×9, 3 px narrow at 30 px; crop it" for i in range(20)),
+        *(f"/d/tags.csv: '{i}' has no photograph; correct the name" for i in range(3)),
+        *(f"/d/{name}.txt: 'x' has no photograph; correct the name" for name in "abcd"),
+        *(f"/d/masks/{i}.png: values {i}, 7; 0 to 4 and 255 can be used; correct it" for i in range(4)),
+    ]
+    found = grouped(lines, LINES)
+    assert found[0].endswith("crop it [and 19 more: a 1.jpg, a 2.jpg, a 3.jpg, a 4.jpg, a 5.jpg, …]")
+    assert found[1:8] == lines[20:27], "few of a kind stay lines, other lists are other kinds"
+    assert found[8].endswith("[and 3 more: 1.png, 2.png, 3.png]")
+    assert len(found) == 9
+    assert grouped([f"{chr(97 + i) * 3}: bad" for i in range(26)], 10)[10:] == ["... and 16 more"]
 
 
 def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
@@ -779,7 +794,7 @@ def test_lists_are_checked_though_rows_are_known(tmp_path: Path, out: Path) -> N
     root = make_folder(tmp_path / "d")
     made(of_folder(root), out)
     write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in (0, 1, 3, 4, 6, 7)])  # without cows
-    with pytest.raises(cli.InputError, match="class 'cow': no training image has this tag"):
+    with pytest.raises(cli.InputError, match="no training image has the tag 'cow'"):
         prepare("photographs", of_folder(root), out / "photographs.json")
 
 
