@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -95,7 +96,8 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     ids = np.arange(len(names))
     return {
         photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
-        for photo, found in tags.items()
+        for name, found in tags.items()
+        for photo in (name, normalize("NFD", name))  # as macOS writes it; tables are read composed
     }
 
 

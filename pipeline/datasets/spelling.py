@@ -35,9 +35,12 @@ def check_spelling(counts: Mapping[str, int], where: object, problems: list[str]
 
 
 def slip(one: str, other: str) -> bool:
-    """Is the one the other with a letter wrong, missing, extra or swapped with its neighbour, or two in long names?"""
+    """Is the one the other with a letter wrong, missing, extra or swapped with its neighbour, or two in long names?
+    Other numbers are other names."""
     one, other = one.casefold(), other.casefold()
     allowed = 0 if min(len(one), len(other)) < 4 else 1 if min(len(one), len(other)) < 8 else 2
+    if re.findall(r"\d", one) != re.findall(r"\d", other):
+        return False
     return one != other and abs(len(one) - len(other)) <= allowed and distance(one, other) <= allowed
 
 
