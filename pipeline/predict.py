@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
 def possible_classes(path: Path, names: list[str], background: int | None) -> dict[str, np.ndarray]:
     """tags.csv → photo name → which classes are possible there, bool [C]: its tags and the background."""
     problems: list[str] = []
-    tags = read_tags(path, problems)
+    tags = read_tags(path, problems, names)
     if problems:
         raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *problems]))
     unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
@@ -95,7 +96,8 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     ids = np.arange(len(names))
     return {
         photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
-        for photo, found in tags.items()
+        for name, found in tags.items()
+        for photo in (name, normalize("NFD", name))  # as macOS writes it; tables are read composed
     }
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.core.config import Config, Data, parse
 from pipeline.datasets.fingerprint import fingerprints
+from pipeline.datasets.source import draw_val
 
 REPO = Path(__file__).resolve().parents[1]
 MAKES = ("inventory", "photographs", "tags", "masks")
@@ -94,6 +95,21 @@ def test_where_untagged_photographs_are_dropped_all_follows_the_tags(tmp_path: P
     root = make_folder(tmp_path / "d")
     data = data_of("folder", root, untagged="drop")
     assert changed(data, lambda: write(root / "tags.csv", "image,tags\na00,bee\n")) == ALL
+    assert changed(data, lambda: same_size(root / "masks/a03.png")) == {"inventory", "masks"}
+
+
+def test_what_moves_a_drawn_photograph_counts_for_all(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    (root / "splits/val.txt").unlink()
+    data = data_of("folder", root)
+    val = draw_val([f"a{i:02d}" for i in range(12)], 0.2, 0, {f"a{i:02d}" for i in range(12)}, {})
+    rows = "".join(f"a{i:02d},ant\n" for i in range(12))
+    write(root / "tags.csv", f"image,tags\n{rows}")
+    train = min({f"a{i:02d}" for i in range(12)} - val)
+    other = rows.replace(f"{train},ant", f"{train},ant bee")
+    assert changed(data, lambda: write(root / "tags.csv", f"image,tags\n{other}")) == {"inventory", "tags"}
+    rare = rows.replace(f"{min(val)},ant", f"{min(val)},bee")
+    assert changed(data, lambda: write(root / "tags.csv", f"image,tags\n{rare}")) == ALL
     assert changed(data, lambda: same_size(root / "masks/a03.png")) == {"inventory", "masks"}
 
 

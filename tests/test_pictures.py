@@ -87,5 +87,12 @@ def test_tags_of_any_table(tmp_path: Path) -> None:
     path.write_text('\ufeffimage,tags\na.JPG,cat dog\nsub/b,\n"c d.png","owl"\n\n', "utf-8")
     assert read_tags(path, problems) == {"a": ("cat", "dog"), "sub/b": (), "c d": ("owl",)}
     assert problems == []
+    path.write_text('image,tags\na,"top, hair;skin  hat"\nb,top,skin\nc, "hair"\n')
+    assert read_tags(path, problems) == {"a": ("top", "hair", "skin", "hat"), "b": ("top", "skin"), "c": ("hair",)}
+    path.write_text("Image;Tags\na;traffic light pole,fire hydrant;cat\n")
+    known = ["traffic light", "traffic light pole", "fire hydrant", "cat"]
+    assert read_tags(path, problems, known) == {"a": ("traffic light pole", "fire hydrant", "cat")}
+    assert read_tags(path, problems, known[:1]) == {"a": ("traffic light", "pole", "fire", "hydrant", "cat")}
+    assert problems == []
     assert read_tags(tmp_path / "none.csv", problems) == {}
     assert "no such file" in problems[0]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.core import cli, integrity, store
@@ -23,6 +24,9 @@ from pipeline.datasets import collage
 from pipeline.datasets import look as looking
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.inventory import FILE, LINES, Inventory, load, take_inventory
+from pipeline.datasets.source import draw_val
+from pipeline.datasets.spelling import slip
+from pipeline.datasets.summary import grouped
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import image, split
@@ -269,8 +273,9 @@ def test_voc_without_a_class_file_has_the_twenty(tmp_path: Path, out: Path) -> N
     root = make_voc(tmp_path / "VOC")
     (root / "classes.txt").unlink()
     message = refused(of_voc(root, voc={"tags": "masks"}), out)
-    assert "class 'tvmonitor': no training image" in message
-    assert "class 'aeroplane'" not in message
+    assert message.count("no training image has the tag") == 1
+    assert "'tvmonitor'; tag some" in message
+    assert "'aeroplane'" not in message
 
 
 def test_demo_is_what_it_writes(tmp_path: Path, out: Path) -> None:
@@ -422,7 +427,7 @@ def spoil(root: Path) -> dict[str, str]:
         "train.txt: 'nobody'": "has no photograph",
         "val.txt: 'a03'": "train.txt too",
         "score.txt: 'a09'": "not a training image",
-        "class 'yak'": "no training image",
+        "tag 'yak'": "no training image",
         "a11.jpg": "same photograph as",
         "images/a09.png": "also the name of a09.jpg",
         "b00.bmp": ".bmp found",
@@ -458,8 +463,8 @@ def open_quote(root: Path) -> None:
     (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,", 'a03,"'))
 
 
-def three_columns(root: Path) -> None:
-    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,ant", "a03,ant,bee"))
+def one_column(root: Path) -> None:
+    (root / "tags.csv").write_text((root / "tags.csv").read_text().replace("a03,ant", "a03"))
 
 
 def one_class(root: Path) -> None:
@@ -535,7 +540,7 @@ def turned_photograph(root: Path) -> None:
         (no_tags, "tags.csv: no such file; write a header `image,tags`"),
         (other_header, "the first line is 'file;label'; `image,tags` expected"),
         (open_quote, "tags.csv: line 5: unexpected end of data; close its quotes"),
-        (three_columns, "tags.csv: line 5: 3 columns"),
+        (one_column, "tags.csv: line 5: one column"),
         (one_class, "classes.txt: 1 classes; 2 to 255 expected"),
         (empty_line_in_classes, "classes.txt: a line is empty"),
         (folder_with_a_photographs_name, "'a00' has no photograph"),
@@ -592,18 +597,273 @@ def test_voc_problems(tmp_path: Path, out: Path) -> None:
     assert "train_aug.txt: 'a06' is not a training image" in message
 
 
-def test_a_long_message_is_cut(tmp_path: Path, out: Path) -> None:
+def test_equal_problems_are_one(tmp_path: Path, out: Path) -> None:
     root = make_folder(tmp_path / "d", count=70)
     for path in (root / "images").iterdir():
         path.write_bytes(path.name.encode())
-    lines = refused(of_folder(root), out).splitlines()
-    assert len(lines) == 1 + LINES + 1
-    assert "70 problem(s)" in lines[0]
-    assert lines[-1].strip() == "... and 20 more"
     write_lines(root / "splits/score.txt", ["a69"])  # one of another kind is not crowded out
+    lines = refused(of_folder(root), out).splitlines()
+    assert "71 problem(s)" in lines[0]
+    assert "score.txt: 'a69' is not a training image" in lines[1]
+    assert "a00.jpg: cannot be decoded (cannot identify its format); replace it [and 69 more: a01.jpg, a02" in lines[2]
+    assert len(lines) == 3
+
+
+def test_problems_are_equal_but_for_names_and_numbers() -> None:
+    lines = [
+        *(f"/d/my photos/a {i}.jpg: is {i}×9, 3 px narrow at 30 px; crop it" for i in range(20)),
+        *(f"/d/tags.csv: '{i}' has no photograph; correct the name" for i in range(3)),
+        *(f"/d/{name}.txt: 'x' has no photograph; correct the name" for name in "abcd"),
+        *(f"/d/masks/{i}.png: values {i}, 7; 0 to 4 and 255 can be used; correct it" for i in range(4)),
+    ]
+    found = grouped(lines, LINES)
+    assert found[0].endswith("crop it [and 19 more: a 1.jpg, a 2.jpg, a 3.jpg, a 4.jpg, a 5.jpg, …]")
+    assert found[1:8] == lines[20:27], "few of a kind stay lines, other lists are other kinds"
+    assert found[8].endswith("[and 3 more: 1.png, 2.png, 3.png]")
+    assert len(found) == 9
+    assert grouped([f"{chr(97 + i) * 3}: bad" for i in range(26)], 10)[10:] == ["... and 16 more"]
+
+
+# -------------------------------------------------------------------------------------------------- contradictions
+
+
+def tag_table(root: Path, tags: Callable[[int], str], encoding: str = "utf-8") -> None:
+    """tags.csv of another content, without classes.txt."""
+    (root / "classes.txt").unlink(missing_ok=True)
+    names = sorted(path.stem for path in (root / "images").iterdir())
+    rows = "".join(f"{name},{tags(i)}\n" for i, name in enumerate(names))
+    (root / "tags.csv").write_text(f"image,tags\n{rows}", encoding)
+
+
+def test_tags_differ_in_capitals_alone(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", masks=False)
+    tag_table(root, lambda i: ["ant", "Ant", "bee"][i % 3])
     message = refused(of_folder(root), out)
-    assert "score.txt: 'a69' is not a training image" in message
-    assert "... and 45 more" in message
+    assert "tags.csv: 'ant' (4 photographs) and 'Ant' (4 photographs) differ in capitals alone; write them" in message
+
+
+def test_what_may_be_a_typing_error_is_a_warning(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d", count=24, val=0, masks=False)
+    tag_table(root, lambda i: "trouzers" if i == 3 else "['hat'" if i == 4 else ["trousers", "top, hair"][i < 6])
+    prepare("photographs", of_folder(root), out / "photographs.json")
+    said = capsys.readouterr().out
+    assert "tags.csv: typing errors? 'trouzers' (1 photograph) beside 'trousers' (18 photographs); correct" in said
+    assert "odd names of classes: '['hat''" in said
+    assert "warning: 2 class(es) of a single training photograph, too few to learn: '['hat'', 'trouzers'" in said
+    prepare("tags", of_folder(root), out / "tags.json", out / "photographs.json")
+    assert "trouzers" not in capsys.readouterr().out, "it is said once"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("trouzers", "trousers", True),
+        ("trosuers", "trousers", True),
+        ("trusres", "trousers", False),
+        ("blak dres", "black dress", True),
+        ("hat", "cat", False),
+        ("boot", "boots", True),
+        ("boot", "beer", False),
+        ("terrace 1", "terrace 2", False),
+    ],
+)
+def test_a_slip_is_one_edit_or_two_in_long_names(one: str, other: str, expected: bool) -> None:
+    assert slip(one, other) is slip(other, one) is expected
+
+
+def test_the_classes_of_each_split_are_shown(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d")
+    (root / "masks/a00.png").unlink()
+    write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in range(6)])
+    made(of_folder(root), out)
+    said = capsys.readouterr().out
+    shown = [line.split() for line in said.splitlines()]
+    assert shown[0] == ["data", "set", "'x':", "3", "classes"]
+    assert ["(all)", "6", "4", "5", "4"] in shown
+    assert ["ant", "2", "1", "1", "1"] in shown
+    assert ["cow", "2", "2", "2", "2"] in shown
+    assert f"warning: 2 photographs of {root}/images stand in no list and are not used: a06, a07" in said
+    assert said.count("(all)") == said.count("stand in no list") == 1
+    tag_table(root, lambda i: "many " + " ".join(f"{'long' * 20}{j:02d}" for j in range(i % 6, i % 6 + 33)))
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    (root / "masks").rmdir()
+    prepare("photographs", of_folder(root), out / "photographs.json")
+    table = capsys.readouterr().out.partition("warning")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert len(table) == 34, "heads, thirty classes and a line for the rest"
+
+
+def test_masks_of_255_beside_others(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    for name in ("a03", "a05", "a09"):
+        save_mask(root / f"masks/{name}.png", np.where(np.arange(W) < 9, VOID, 0)[None].repeat(H, 0))
+    finding = "masks: 3 of 12 hold 0 and 255 alone (a03, a05, a09), and 255 means void; write class numbers"
+    assert finding in refused(of_folder(root), out)
+    (root / "tags.csv").unlink()
+    assert finding in refused(of_folder(root), out)
+
+
+def test_masks_of_255_added_later(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", val=0)
+    made(of_folder(root), out)
+    make_folder(root, count=6, val=0, start=12)
+    for i in range(12, 18):
+        save_mask(root / f"masks/a{i}.png", np.where(np.arange(W) < 9, VOID, 0)[None].repeat(H, 0))
+    with pytest.raises(cli.InputError, match="masks: 6 of 18 hold 0 and 255 alone"):
+        prepare("photographs", of_folder(root), out / "photographs.json")
+
+
+def test_tags_and_masks_that_never_agree(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "classes.txt", ["background", "bee", "cow", "ant"])
+    lines = refused(of_folder(root), out).splitlines()
+    assert "tags and masks share no class in 12 of 12 photographs (a00: tags ant, mask bee, a01: tags bee" in lines[1]
+    assert "by the tags the values are 1 ant, 2 bee, 3 cow; put the lines of classes.txt in" in lines[1]
+    assert len(lines) == 2
+
+
+def test_masks_whose_values_mean_something_else_in_some_files(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "d")
+    for name, value in (("a00", 2), ("a01", 3), ("a02", 1)):
+        save_mask(root / f"masks/{name}.png", np.full((H, W), value))
+    made(of_folder(root), out)
+    said = capsys.readouterr().out
+    assert "warning: tags and masks share no class in 3 of 12 photographs (a00: tags ant, mask bee, a01: tags" in said
+
+
+def test_a_tag_that_is_never_drawn(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two classes that are mixed up beside one that is everywhere: each photograph shares a class with its mask."""
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "classes.txt", ["background", "ant", "bee", "cow", "sky"])
+    write_lines(root / "tags.csv", ["image,tags", *(f"a{i:02d},sky {['bee', 'ant', 'cow'][i % 3]}" for i in range(12))])
+    for i in range(12):
+        save_mask(root / f"masks/a{i:02d}.png", np.array([[0, 1 + i % 3, 4] + [0] * (W - 3)] * H))
+    made(of_folder(root), out)
+    assert (
+        "never agree on 'ant' tagged in 4, drawn in 4, 'bee' tagged in 4, drawn in 4; look" in capsys.readouterr().out
+    )
+
+
+def test_the_background_left_out_of_the_classes(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "classes.txt", ["ant", "bee", "cow"])
+    finding = "classes.txt: the first line is 'ant', and value 0 is in 12 of 12 masks"
+    assert f"{finding}, but 4 photographs are tagged so; put `background` above it" in refused(of_folder(root), out)
+    (root / "tags.csv").unlink()
+    message = refused(of_folder(root), out)
+    assert (
+        f"{finding}, as a background is, and value 3 has no line; put `background` above it" in message.splitlines()[1]
+    )
+    write_lines(root / "classes.txt", ["ant", "bee", "cow", "dog"])
+    made(of_folder(root), out)
+    assert f"warning: {finding}, as a background is; if 'ant' is an object, put" in capsys.readouterr().out
+    write_lines(root / "classes.txt", ["_Background_", "ant", "bee", "cow"])
+    made(of_folder(root), out)
+    assert "first line" not in capsys.readouterr().out
+
+
+def test_classes_that_no_training_image_shows_can_be_left_out_at_once(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    names = ["background", "ant", "bee", "cow", "no", "traffic light"]
+    write_lines(root / "classes.txt", names)
+    write_lines(root / "splits/train.txt", ["a00", "a03", "a06", "a02"])
+    write_lines(root / "tags.csv", [*(root / "tags.csv").read_text().replace("a02,cow", "a02,cow no").splitlines()])
+    message = refused(of_folder(root), out)
+    assert len(message.splitlines()) == 2
+    assert "no training image has the tag 'bee', 'traffic light'; tag some, or leave them out: " in message
+    pasted = yaml.safe_load(message.split("`")[1])
+    assert pasted == {"data": {"classes": ["ant", "cow", "no"], "other": "void"}}
+    got = made(of_folder(root, **pasted["data"]), out)
+    assert classes.names(got.tags) == ["background", "ant", "cow", "no"]
+
+
+def test_names_that_no_photograph_has_and_why(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    rows = (root / "tags.csv").read_text().replace("\na", "\nimages/a").replace("images/a11", "A11.JPG")
+    (root / "tags.csv").write_text(rows)
+    write_lines(root / "splits/val.txt", ["a08", "a09.jpg", "A10", "nobody"])
+    message = refused(of_folder(root), out)
+    assert "names 11 photographs with other folders than they lie in; write a00 for 'images/a00', a01 for" in message
+    assert "tags.csv: names 1 photographs in other capitals; write a11 for 'A11'" in message
+    assert "val.txt: names 1 photographs in other capitals; write a10 for 'A10'" in message
+    assert "val.txt: 'nobody' has no photograph; remove it from the list or add the file" in message
+    assert len(message.splitlines()) <= 5
+
+
+def test_a_column_for_each_tag(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "tags.csv", ["image,ant,bee", *(f"a{i:02d},{i % 2},1" for i in range(12))])
+    message = refused(of_folder(root), out)
+    assert (
+        "a column for each tag found (image, ant, bee), all tags of an image in one column as `image,tags`" in message
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_lists_and_tables_of_other_encodings(tmp_path: Path, out: Path, encoding: str) -> None:
+    root = make_folder(tmp_path / "d")
+    expected = made(of_folder(root), out / "plain")
+    for path in (root / "tags.csv", root / "classes.txt", *(root / "splits").iterdir()):
+        path.write_text(path.read_text().replace("\n", "\r\n"), encoding)
+    (root / "tags.csv").write_text((root / "tags.csv").read_text(encoding).replace(",", "\t"), encoding)
+    got = made(of_folder(root), out)
+    assert [mine.digest for mine in got] == [theirs.digest for theirs in expected]
+
+
+def test_an_encoding_that_no_mark_tells_is_named(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", masks=False)
+    (root / "images/a03.jpg").rename(root / "images/café.jpg")
+    write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in (0, 1, 2, 4, 5)])
+    text = (root / "tags.csv").read_text().replace("a03,", "café,")
+    (root / "tags.csv").write_text(text, "latin-1")
+    message = refused(of_folder(root), out)
+    assert "tags.csv: is not UTF-8 (byte 0xe9 in line 5); save it as UTF-8" in message
+    assert len(message.splitlines()) == 2, "the name is understood all the same"
+    (root / "tags.csv").write_text(text, "utf-16-le")
+    message = refused(of_folder(root), out)
+    assert "tags.csv: holds NUL bytes, as UTF-16 without its mark does; save it as UTF-8" in message
+    assert len(message.splitlines()) == 2
+
+
+def test_both_unicode_forms_of_a_name_are_one(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    (root / "images/a03.jpg").rename(root / "images/cafe\u0301.jpg")
+    (root / "masks/a03.png").rename(root / "masks/caf\u00e9.png")
+    for path in (root / "tags.csv", root / "splits/train.txt"):
+        path.write_text(path.read_text().replace("a03", "caf\u00e9"))
+    got = made(of_folder(root), out)
+    assert "caf\u00e9" in got.names("train")
+    assert has_mask(got.masks).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ draw
+
+
+def test_a_draw_leaves_each_class_a_training_photograph(tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d", count=20, val=0, masks=False)
+    tag_table(root, lambda i: f"ant rare{i}" if i < 8 else "ant")
+    got = made(of_folder(root, folder={"val_share": 0.9}), out)
+    assert {name for name, row in zip(photographs.ids(got.photographs), got.tagged(), strict=True) if len(row) > 1} <= {
+        *got.names("train")
+    }
+    assert got.names("val")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_draw_follows_its_rules(seed: int) -> None:
+    ids = [f"a{i:03d}" for i in range(100)]
+    masked, said = ids[:8], {name: ("ant", f"t{i // 2}") for i, name in enumerate(ids)}
+    val = draw_val(ids, 0.2, seed, masked, said)
+    assert {tag for name in ids if name not in val for tag in said[name]} == {tag for name in ids for tag in said[name]}
+    assert len(draw_val(ids, 0.2, seed, masked, {}).intersection(masked)) >= 4
+    assert draw_val(ids, 0.2, seed, (), {}) <= draw_val([*ids, "new"], 0.2, seed, (), {})
+    moved = draw_val(ids, 0.2, seed, masked, said) ^ draw_val([*ids, "new"], 0.2, seed, [*masked, "new"], said)
+    assert len(moved - {"new"}) <= 2
+    assert draw_val(["a", "b"], 0.01, seed, (), {"a": ("x",), "b": ("x",)})
+    assert not draw_val(["a"], 0.99, seed, (), {"a": ("x",)}), "training goes first"
 
 
 def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
@@ -779,7 +1039,7 @@ def test_lists_are_checked_though_rows_are_known(tmp_path: Path, out: Path) -> N
     root = make_folder(tmp_path / "d")
     made(of_folder(root), out)
     write_lines(root / "splits/train.txt", [f"a{i:02d}" for i in (0, 1, 3, 4, 6, 7)])  # without cows
-    with pytest.raises(cli.InputError, match="class 'cow': no training image has this tag"):
+    with pytest.raises(cli.InputError, match="no training image has the tag 'cow'"):
         prepare("photographs", of_folder(root), out / "photographs.json")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -67,8 +68,11 @@ def tag_ids(source: Source, classes: Classes, data: Data) -> dict[str, set[int]]
     for tag, names in sorted(foreign.items()):
         found = f"tags: '{tag}' ({len(names)} images, the first {names[0]})"
         if tag not in classes.known:
+            alike = {name.casefold(): name for name in classes.known}
+            near = get_close_matches(tag.casefold(), alike, 1, 0.75)
+            meant = f" (meant {alike[near[0]]}?)" if near else ""
             source.problems.append(
-                f"{found} is not a class; correct it, or add it to classes.txt: {', '.join(classes.known)}"
+                f"{found} is not a class{meant}; correct it, or add it to classes.txt: {', '.join(classes.known)}"
             )
         elif tag != background and data.other == "error":
             source.problems.append(f"{found} is not among data.classes; add it, or set data.other: background or void")

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.core.config import Data
 from pipeline.datasets.files import FOREIGN, SUFFIXES
@@ -113,7 +114,9 @@ def scan(folder: Path | None, suffixes: frozenset[str], wanted: frozenset[str] |
         for entry in entries:  # a million times: each microsecond counts
             name = entry.name
             dot = name.rfind(".")
-            if name[dot:].lower() not in suffixes or (wanted is not None and name[:dot] not in wanted):
+            if name[dot:].lower() not in suffixes or (
+                wanted is not None and normalize("NFC", name[:dot]) not in wanted
+            ):
                 continue
             try:
                 if dot < 1 or entry.is_dir():

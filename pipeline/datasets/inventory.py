@@ -24,10 +24,13 @@ from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.datasets import look as looking
 from pipeline.datasets.classes import Classes, keep_classes, tag_ids
+from pipeline.datasets.contradictions import absent, compare
+from pipeline.datasets.files import printable
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.layouts import place, read_source, root_of
 from pipeline.datasets.look import Known, Look, look
 from pipeline.datasets.source import SPLITS, Source
+from pipeline.datasets.summary import class_list, grouped
 
 LINES = 50  # of a message
 FILE = "inventory.npz"
@@ -45,6 +48,7 @@ class Inventory:
     mask_digest: np.ndarray
     key: np.ndarray  # uint8 [N,16]: what the look at the two depends on
     size: np.ndarray  # int32 [N,2]: upright, before any reduction
+    seen: np.ndarray  # uint8 [N,32]: bit v (np.packbits) tells that the mask holds value v
     tags: np.ndarray  # bool [N,C]
     values: np.ndarray  # int16 [256]: mask value → class id
     splits: dict[str, np.ndarray]  # row numbers, int64
@@ -68,18 +72,25 @@ def take_inventory(data: Data, file: Path) -> Inventory:
     tags = tag_ids(source, classes, data)
     found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]))
     if source.tags_from == "masks":
-        tags |= found.drawn
+        tags |= found.drawn | {p.id: set() for p in source.pictures if p.mask is None and p.id in found.sizes}
+    compare(source, classes, tags, found)
     problems += looking.leaks(source, found)
     if data.untagged == "drop":
         source = looking.without_untagged(source, tags)
-    problems += looking.untagged(source, classes, tags, data.share)
+    problems += looking.untagged(source, tags)
+    problems += absent(source, classes, tags, found, data)
+    lines = [f"warning: {printable(line)}" for line in source.warnings]
+    if problems:
+        say(lines)
     refuse(data, problems)
     inventory = noted(source, classes, tags, found, root_of(data), stamp)
     save(inventory, file)
-    counts = inventory.about["counts"]
-    for split in SPLITS:
-        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask", flush=True)
+    say([*class_list(inventory, data.name), *lines])
     return inventory
+
+
+def say(lines: list[str]) -> None:
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)
 
 
 def stamp_of(data: Data) -> str:
@@ -92,10 +103,10 @@ def stamp_of(data: Data) -> str:
 def known_files(old: Inventory | None) -> Known:
     if old is None:
         return {}
-    sizes, tags = old.size.tolist(), old.tags
+    seen = np.unpackbits(old.seen, axis=1)
     return {
         bytes(key): ((size[0], size[1]), set(np.flatnonzero(row).tolist()))
-        for key, size, row in zip(old.key, sizes, tags, strict=True)
+        for key, size, row in zip(old.key, old.size.tolist(), seen, strict=True)
     }
 
 
@@ -104,9 +115,10 @@ def noted(
 ) -> Inventory:
     names = [picture.id for picture in source.pictures]
     rows = {name: row for row, name in enumerate(names)}
-    table = np.zeros((len(names), len(classes.names)), bool)
+    table, seen = np.zeros((len(names), len(classes.names)), bool), np.zeros((len(names), 256), bool)
     for row, name in enumerate(names):
         table[row, list(tags[name])] = True
+        seen[row, list(found.values.get(name, ()))] = True
     return Inventory(
         {
             "stamp": stamp,
@@ -122,6 +134,7 @@ def noted(
         as_rows(found.digests[name][1] for name in names),
         as_rows(found.keys[name] for name in names),
         np.array([found.sizes[name] for name in names], np.int32),
+        np.packbits(seen, axis=1),
         table,
         classes.values,
         {split: np.array([rows[name] for name in source.splits[split]], np.int64) for split in SPLITS},
@@ -136,7 +149,7 @@ def as_rows(digests: Iterable[bytes]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ file
 
 TEXTS = ("id", "photograph", "mask")
-ARRAYS = ("photograph_digest", "mask_digest", "key", "size", "tags", "values")
+ARRAYS = ("photograph_digest", "mask_digest", "key", "size", "seen", "tags", "values")
 
 
 def save(inventory: Inventory, file: Path) -> None:
@@ -170,16 +183,4 @@ def refuse(data: Data, problems: list[str]) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
         first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
-        raise InputError("\n  ".join([first, *shorten(problems)]))
-
-
-def shorten(problems: list[str]) -> list[str]:
-    """At most LINES lines. Problems with one remedy are of one kind, and no kind crowds out another."""
-    if len(problems) <= LINES:
-        return problems
-    kinds: dict[str, list[str]] = {}
-    for line in problems:
-        kinds.setdefault(line.rpartition(";")[2], []).append(line)
-    share = max(1, LINES // len(kinds))
-    lines = [line for group in kinds.values() for line in group[:share]][:LINES]
-    return [*lines, f"... and {len(problems) - len(lines)} more"]
+        raise InputError("\n  ".join([first, *grouped([printable(line) for line in problems], LINES)]))

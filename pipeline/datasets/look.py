@@ -27,15 +27,17 @@ Content = bytes | Drawn  # of a file
 @dataclass
 class Look:
     """What was found of each picture, by id: digests of what its files hold, its key (what the look depends on), its
-    upright size, and the classes that are in its mask. Sizes are missing where a file could not be used."""
+    upright size, the values in its mask, and the classes behind them. Sizes are missing where a file could not be
+    used, values and classes also where there is no mask."""
 
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, Size] = field(default_factory=dict)
+    values: dict[str, set[int]] = field(default_factory=dict)
     drawn: dict[str, set[int]] = field(default_factory=dict)
 
 
-# What an earlier look found: key → size, and the classes in the mask where the tags come from there.
+# What an earlier look found: key → size, and the values in the mask.
 Known = Mapping[bytes, tuple[Size, set[int]]]
 
 
@@ -44,7 +46,7 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
 
     Pictures that cannot be read leave the source.
     """
-    found, seen, old = Look(), set[int](), 0
+    found = Look()
     meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
     common = repr((code, meaning, max_side)).encode()
     for picture in source.pictures:
@@ -58,8 +60,9 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
         found.digests[picture.id] = both
         key = found.keys[picture.id] = hashlib.blake2b(common + b"".join(both), digest_size=DIGEST).digest()
         if key in known:
-            old += 1
-            found.sizes[picture.id], found.drawn[picture.id] = known[key]
+            found.sizes[picture.id], values = known[key]
+            if mask is not None:
+                found.values[picture.id], found.drawn[picture.id] = values, classes.ids(values)
             continue
         file: object = picture.image
         try:
@@ -70,19 +73,12 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
             if mask is not None:
                 values, problems = look_at_mask(picture, mask, size, classes)
                 source.problems += problems
-                seen |= values
-                found.drawn[picture.id] = classes.ids(values)
-            else:
-                found.drawn[picture.id] = set()
+                found.values[picture.id], found.drawn[picture.id] = values, classes.ids(values)
         except Unusable as error:
             source.problems.append(f"{file}: {error}")
         except Exception as error:  # decoders raise almost anything at damaged bytes
             source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
     source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
-    if seen == {0, VOID} and classes.background == 0 and not old:
-        source.problems.append(
-            "masks: all hold 0 and 255 alone, and 255 means void; write class numbers, 1 for the first class"
-        )
     return found
 
 
@@ -167,9 +163,8 @@ def leaks(source: Source, found: Look) -> Iterator[str]:
             yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
 
 
-def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], share: float) -> Iterator[str]:
-    """Training images without a tag, and classes without a training image. Silent where no image has any, for a cause
-    that was found already, as an unreadable tags.csv."""
+def untagged(source: Source, tags: Mapping[str, set[int]]) -> Iterator[str]:
+    """Training images without a tag. Silent where none has any for a cause found already, as an unreadable tags.csv."""
     where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
     files = {picture.id: picture.image for picture in source.pictures}
     train = [name for name in source.splits["train"] if name in files]
@@ -179,13 +174,6 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], sha
         if tags.get(name) == set():
             remedy = "tag it, remove it from the training list, or set data.untagged: drop"
             yield f"{files[name]}: no class in {where}; {remedy}"
-    counts = Counter(number for name in train for number in tags.get(name, ()))
-    for number, name in list(enumerate(classes.names))[classes.first :]:
-        if not counts[number] and name in classes.known:
-            remedy = "add some, or leave it out with data.classes"
-            if share < 1:
-                remedy = f"data.share {share:g} keeps {len(train)} training images; raise it, or " + remedy
-            yield f"class '{name}': no training image has this tag; {remedy}"
 
 
 def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:

@@ -2,7 +2,8 @@
 
 Each layout has one module with two functions: `source` reads what is said about the photographs, `trace` says which
 files decide it, for a cheap look at whether anything has changed. Bad data raises nothing here: every finding becomes a
-line in `problems` (file: what; what to do), so that all of them can be reported at once.
+line in `problems` (file: what; what to do), so that all of them can be reported at once; what may be meant is one of
+`warnings`, which are printed and stop nothing.
 
 Nothing that `trace` needs may import numpy or torch: Snakemake asks on every dry run.
 """
@@ -10,13 +11,17 @@ Nothing that `trace` needs may import numpy or torch: Snakemake asks on every dr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from pipeline.datasets.files import unknown
 
 SPLITS = ("train", "val", "score")
 Lists = Mapping[str, list[str]]
 Drawn = tuple[int, int]  # (seed, index) of a built-in picture, in place of its file
+SCORED = 20  # masks that a drawn validation list is to hold, so that there is a score (ours)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Source:
     splits: dict[str, list[str]] = field(default_factory=dict)
     tags_from: str = ""
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,57 @@ class Trace:
     count: int | None = None  # of photographs; None: those in the folder
 
 
-def fill_splits(given: Lists, ids: list[str], val_share: float, seed: int) -> dict[str, list[str]]:
-    """The lists that are there; a missing train or val is what the other leaves; without both, a seeded draw.
-
-    A photograph's side of the draw depends on its name and the seed alone: adding others does not move it.
-    """
+def fill_splits(
+    given: Lists,
+    ids: list[str],
+    val_share: float,
+    seed: int,
+    masked: Collection[str] = (),
+    tags: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, list[str]]:
+    """The lists that are there; a missing train or val is what the other leaves; without both, a draw (`draw_val`)."""
     splits = dict(given)
     if "train" not in given and "val" not in given:
-        draw = {name: hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids}
-        limit = int(val_share * 2**64).to_bytes(8, "big")
-        splits["val"] = [name for name in ids if draw[name] < limit] or sorted(ids, key=draw.__getitem__)[:1]
+        val = draw_val(ids, val_share, seed, masked, tags or {})
+        splits["val"] = [name for name in ids if name in val]
     for split, other in (("train", "val"), ("val", "train")):
         if split not in splits:
             taken = set(splits[other])
             splits[split] = [name for name in ids if name not in taken]
     splits.setdefault("score", splits["train"])
     return splits
+
+
+def draw_val(
+    ids: list[str], val_share: float, seed: int, masked: Collection[str], tags: Mapping[str, tuple[str, ...]]
+) -> set[str]:
+    """A seeded draw of validation photographs. Guaranteed, in this order (rules ours):
+
+    - every tag keeps a photograph in training, where `tags` are known before masks are opened;
+    - val holds a photograph, if one can be spared;
+    - val holds half of the photographs with a mask, at most SCORED of them and no more than its share, but for those
+      that the first rule takes back.
+
+    Beyond that a photograph's side depends on its name and the seed alone. Adding one moves no other, except that a
+    rule may need one more, or no longer need one that it had moved.
+    """
+    draw = {name: hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids}
+    limit = int(val_share * 2**64).to_bytes(8, "big")
+    val = {name for name in ids if draw[name] < limit}
+    first = sorted((name for name in ids if name in masked), key=draw.__getitem__)
+    val.update(first[: min((len(first) + 1) // 2, SCORED, max(1, round(val_share * len(ids))))])
+    shown: dict[str, list[str]] = {}
+    for name in ids:
+        for tag in set(tags.get(name, ())):
+            shown.setdefault(tag, []).append(name)
+    for _, names in sorted(shown.items()):
+        if val.issuperset(names):
+            val.remove(max(names, key=lambda name: (name not in masked, draw[name])))
+    if not val:
+        left = Counter({tag: len(names) for tag, names in shown.items()})
+        order = sorted(ids, key=lambda name: (name not in masked, draw[name]))
+        val.update([name for name in order if all(left[tag] > 1 for tag in tags.get(name, ()))][:1])
+    return val
 
 
 def thin(source: Source, share: float) -> Source:
@@ -111,11 +152,8 @@ def assemble(
         names = source.splits[split]
         if not names and Path(where[split]).suffix != ".txt":
             found.append(f"{where[split]}: empty; add photographs, or write the list in splits/{split}.txt")
-        found += [
-            f"{where[split]}: '{name}' has no photograph; remove it from the list or add the file"
-            for name in names
-            if name not in photographs
-        ]
+        missing = [name for name in names if name not in photographs]
+        found += unknown(where[split], missing, photographs, "remove it from the list or add the file")
     found += [
         f"{where['val']}: '{name}' is in {where['train']} too; keep one"
         for name in source.splits["val"]

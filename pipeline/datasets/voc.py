@@ -39,7 +39,7 @@ def source(data: Data) -> Source:
     classes = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else list(CLASSES)
     tags: Mapping[str, tuple[str, ...]] | None = None
     if settings.tags == "csv":
-        tags = read_tags(root / "tags.csv", problems)
+        tags = read_tags(root / "tags.csv", problems, classes)
     elif settings.tags == "xml":
         ids = dict.fromkeys([*splits["train"], *splits["val"]])
         tags = {name: read_objects(root / "Annotations" / f"{name}.xml", classes, problems) for name in ids}
