@@ -27,7 +27,8 @@ from pipeline.report import charts, facts
 from pipeline.report.compare import compare
 from pipeline.report.dataset import Dataset
 from pipeline.report.ladder import Score
-from pipeline.report.page import duration, ladder_chart, predictor, render
+from pipeline.report.page import ladder_chart, predictor
+from pipeline.report.render import duration, render
 from pipeline.report.runs import Pick, Recipes, Run, group, mask_curves, mean_sd, picked, read_runs
 
 CEILING = "supervised"  # the recipe that learns from all masks, whose share the others reach
