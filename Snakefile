@@ -20,6 +20,10 @@ onstart:
     cluster.watch(workflow, logger.warning)  # names jobs on Slurm that wait for what cannot come
 
 
+onsuccess:
+    ending.tell(workflow, f"{ROOT}/report/index.html", reports(".listing.json"), fail=logger.warning)
+
+
 localrules:
     all,
     verify,

@@ -20,6 +20,7 @@ from pipeline.core.config import Evaluate
 from pipeline.core.steps import METHODS
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import backbone
+from pipeline.networks.classifier import Classifier
 from pipeline.networks.segmenter import Segmenter
 from pipeline.report import embedding, ladder, page
 from pipeline.report.dataset import Dataset
@@ -89,6 +90,13 @@ class Run:
         self.add(step, method, planted.weights, backbone("resnet18"), curve=curve, set=options)
 
     def classifier(self, step: str, method: str, meta: dict | None = None) -> None:
+        """Those of rounds of erasing hold no parameters: the page opens the first one only."""
+        if method == "classify":
+            torch.manual_seed(0)
+            net = Classifier(backbone("resnet18", 16), (1, 2))
+            given = {"curve": np.array([1, 0.5]), "set": {"crop": 64}}
+            self.add(step, method, planted.classifier, net, self.data["tags"], **given)
+            return
         arrays = {"curve_loss": np.array([1, 0.5], np.float32)}
         self.add(
             step, method, planted.table_artifact, "classifier", arrays, {"stride": 16, **(meta or {})}, set={"crop": 64}
@@ -358,7 +366,8 @@ def test_models_are_shown_as_they_are_scored(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pipeline.networks.door", door)
     made = run.page(scales=[1.0, 2.0], flip=True, crf=True)
     assert door.opened == [(Path(run.stages[-1]["manifest"]), "cpu", "f32", (1.0, 2.0), True)]
-    assert set(door.asked) == {("network", (56, 64, 3), (112, 128), None, True)}
+    verdict = ("network", (56, 64, 3), (56, 64), None, False)
+    assert set(door.asked) == {("network", (56, 64, 3), (112, 128), None, True), verdict}
     shown = made.split('id="predictions"')[1]
     notes = re.findall(r"this image: (\d+) %", shown)
     # Rows 8 to 11 are val; of the three shown, those of the answer's class are right, the others miss their object.

@@ -55,9 +55,8 @@ class Sure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """train: tags of the training photographs, bool [n,C]. by_tags: whether what teaches the network was found
-    by tags. methods: of the recipe. val: how many photographs that split has, and of how many
-    the tags are known."""
+    """train: tags of the training photographs, bool [n,C]. by_tags: whether what teaches the network was found by
+    tags. methods: of the recipe. val: how many photographs that split has, and of how many the tags are known."""
 
     classes: list[str]
     background: int | None
@@ -92,7 +91,9 @@ def gather(
     """
     table, pictures = tags.tags(data.tags), data.photographs
     train, val = (photographs.split(pictures, split) for split in ("train", "val"))
-    told = table.any(1)  # of which the tags are known: nothing tagged is nothing there only where the mask says so
+    told = np.asarray(
+        table.any(1)
+    )  # of which the tags are known: nothing tagged is nothing there only where the mask says so
     if data.tags.meta.get("tags_from") == "masks":
         told |= masks.has_mask(data.masks)
     tagged = val[told[val]] if table[val].any() else val[:0]

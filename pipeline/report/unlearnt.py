@@ -34,8 +34,8 @@ def of_collapse(e: Evidence) -> list[Finding]:
         return []
     here, there, tags = objects(e, seen), seen.there[:, ids], seen.tags[:, ids]
     taught = objects(e, e.labels) if e.labels else None
-    tagged = tags.any(1)
-    empty = share_of(~there.any(1), tagged) if tagged.sum() >= FEW else math.nan
+    tagged = np.asarray(tags.any(1))
+    empty = share_of(np.asarray(~there.any(1)), tagged) if tagged.sum() >= FEW else math.nan
     thin = taught is not None and here.sum() < THIN * taught.sum()
     if e.background is not None and (empty >= EMPTY or thin):
         compared = f"; its labels ({e.labels.name}) on {percent(1 - taught.sum())}" if e.labels else ""  # type: ignore[union-attr]
@@ -63,8 +63,8 @@ def of_collapse(e: Evidence) -> list[Finding]:
         return [
             Finding(
                 kind="collapse to one class",
-                found=f"The network ({seen.name}) says {name} on {percent(here[top])} of the pixels of {len(there)} val "
-                f"photographs, {percent(much)} of all that is an object to it{instead}.",
+                found=f"The network ({seen.name}) says {name} on {percent(here[top])} of the pixels of {len(there)} "
+                f"val photographs, {percent(much)} of all that is an object to it{instead}.",
                 means="It has learnt one class for all that is an object.",
                 next=more(e),
                 classes=(name,),
@@ -75,15 +75,8 @@ def of_collapse(e: Evidence) -> list[Finding]:
 
 def claim_more(e: Evidence) -> str:
     """How the labels of this recipe get more object; it begins a sentence."""
-    lower = [
-        f"`{setting}`"
-        for method, setting in (
-            ("cam", "cam.threshold"),
-            ("crf", "crf.background"),
-            ("simple", "relabel-all.foreground"),
-        )
-        if method in e.methods
-    ]
+    known = (("cam", "cam.threshold"), ("crf", "crf.background"), ("simple", "relabel-all.foreground"))
+    lower = [f"`{setting}`" for method, setting in known if method in e.methods]
     return f"Lower {' and '.join(lower)}, so that labels have more object" if lower else "Look at the labels first"
 
 
