@@ -278,6 +278,27 @@ def test_scores_of_no_pixel_are_blank(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", " ".join(Outline(made).words).lower())
 
 
+def test_with_masks_of_val_alone_nothing_is_said_of_masks_that_are_not_there(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    some = [mask if i >= 8 else None for i, mask in enumerate(run.mask)]
+    run.data["masks"] = planted.masks(tmp_path / "val.json", some, 3, **run.about)
+    run.classifier("classify", "classify")
+    run.seeds("cam", "cam", [FIRST])
+    run.score([np.zeros((3, 4), np.int64)] * 4, "score", [0.25, 0.5, 0.75, "claimed"])
+    run.labels("crf", "crf")
+    run.score([np.zeros((3, 4), np.int64)], "score", [None])
+    run.model()
+    made = run.page()
+    shown = " ".join(Outline(made).words)
+    assert "best single" not in shown and not re.search(r"\bnan\b", shown.lower())
+    assert "No scores of cam, crf: no image of split score that it could be compared on has a true mask." in shown
+    assert "Only networks could be measured" in shown
+    assert f"{100 * metrics.miou(run.matrix(0.6)):.1f} %" in made
+    train, val = shown.split("The same images at every stage")[1].split("never trained on")
+    assert "true masks" not in train and "This image" not in train
+    assert "this image:" in val and "Errors:" in val
+
+
 def test_soft_labels_are_a_rung_of_the_ladder_and_what_the_network_learns_from(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.weights("random", "random", 0)
