@@ -27,6 +27,10 @@ onerror:
     logger.error("What is finished is kept. Run the same command again: the rest goes on where it was.")
 
 
+onsuccess:
+    ending.tell(workflow, f"{ROOT}/report/index.html", reports(".listing.json"), fail=logger.warning)
+
+
 localrules:
     all,
     verify,

@@ -231,7 +231,10 @@ def run(args: argparse.Namespace) -> None:
         axes="split, threshold, true, predicted",
     )
     scores = [miou(matrix, background=background) for matrix in matrices]
-    best = int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
+    if not np.isfinite(scores).any():
+        why = f"no image of split {split} that it could be compared on has a true mask"
+        return print(f"{args.out}: no scores, since {why}", flush=True)
+    best = int(np.nanargmax(scores))
     best = levels.index(None) if None in levels else best
     print(
         f"{args.out}: {split}, {len(rows)} images, mIoU {100 * scores[best]:.1f} (threshold {levels[best]})", flush=True

@@ -302,6 +302,19 @@ def weights(path: Path, net: Any, curve: np.ndarray | None = None, header: Heade
     return table_artifact(path, "weights", {**arrays, **curves}, {"index": index, **backbone_meta(net)}, header)
 
 
+def classifier(
+    path: Path, net: Any, tags: store.Artifact, curve: np.ndarray | None = None, header: Header = None
+) -> store.Artifact:
+    """`classifier` of a Classifier (pipeline/networks) of stride 16, as `classify` makes it."""
+    from pipeline.networks.classifier import classifier_meta
+    from pipeline.networks.states import packed
+
+    arrays, index = packed(net.state_dict())
+    curves = {} if curve is None else {"curve_loss": curve.astype(np.float32)}
+    meta = {**classifier_meta(net, tags, 16), "index": index}
+    return table_artifact(path, "classifier", {**arrays, **curves}, meta, header)
+
+
 def model(
     path: Path,
     net: Any,

@@ -18,7 +18,7 @@ from test_report import FIRST, Door, Outline
 from pipeline.core import metrics, store
 from pipeline.core.config import Evaluate
 from pipeline.core.steps.models import Segment
-from pipeline.report import facts, index, ladder, page, runs
+from pipeline.report import facts, index, ladder, page, render, runs
 from pipeline.report.dataset import Dataset
 
 SEGMENT = Segment(crop=64)
@@ -223,7 +223,7 @@ def test_time_is_the_sum_of_jobs_and_memory_the_largest(house: House) -> None:
     assert rows["half"]["time"] == ("7.0 s 1 job not measured", "7.0")
     assert rows["none"]["time"] == ("– not measured", None)
     single = facts.costs(opened(run.stages))
-    assert page.duration(single["total"]) == "7.0 s"
+    assert render.duration(single["total"]) == "7.0 s"
 
 
 def test_a_shared_job_counts_in_every_recipe_and_once_in_all(house: House) -> None:
@@ -415,7 +415,7 @@ def luminance(colour: np.ndarray) -> float:
 
 def test_numbers_on_the_heat_can_be_read_in_light_and_in_dark() -> None:
     """Whatever the value, WCAG's 4.5 to 1."""
-    light, dark = (page.TEMPLATES / "style.css.j2").read_text().split("prefers-color-scheme: dark")
+    light, dark = (render.TEMPLATES / "style.css.j2").read_text().split("prefers-color-scheme: dark")
     for part in (light, dark):
         found = dict(re.findall(r"--(\w+): #?([0-9a-f]+)", part))
         digits = {

@@ -20,6 +20,7 @@ from pipeline.core.config import Evaluate
 from pipeline.core.steps import METHODS
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import backbone
+from pipeline.networks.classifier import Classifier
 from pipeline.networks.segmenter import Segmenter
 from pipeline.report import embedding, ladder, page
 from pipeline.report.dataset import Dataset
@@ -89,6 +90,13 @@ class Run:
         self.add(step, method, planted.weights, backbone("resnet18"), curve=curve, set=options)
 
     def classifier(self, step: str, method: str, meta: dict | None = None) -> None:
+        """Those of rounds of erasing hold no parameters: the page opens the first one only."""
+        if method == "classify":
+            torch.manual_seed(0)
+            net = Classifier(backbone("resnet18", 16), (1, 2))
+            given = {"curve": np.array([1, 0.5]), "set": {"crop": 64}}
+            self.add(step, method, planted.classifier, net, self.data["tags"], **given)
+            return
         arrays = {"curve_loss": np.array([1, 0.5], np.float32)}
         self.add(
             step, method, planted.table_artifact, "classifier", arrays, {"stride": 16, **(meta or {})}, set={"crop": 64}
@@ -270,6 +278,27 @@ def test_scores_of_no_pixel_are_blank(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", " ".join(Outline(made).words).lower())
 
 
+def test_with_masks_of_val_alone_nothing_is_said_of_masks_that_are_not_there(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    some = [mask if i >= 8 else None for i, mask in enumerate(run.mask)]
+    run.data["masks"] = planted.masks(tmp_path / "val.json", some, 3, **run.about)
+    run.classifier("classify", "classify")
+    run.seeds("cam", "cam", [FIRST])
+    run.score([np.zeros((3, 4), np.int64)] * 4, "score", [0.25, 0.5, 0.75, "claimed"])
+    run.labels("crf", "crf")
+    run.score([np.zeros((3, 4), np.int64)], "score", [None])
+    run.model()
+    made = run.page()
+    shown = " ".join(Outline(made).words)
+    assert "best single" not in shown and not re.search(r"\bnan\b", shown.lower())
+    assert "No scores of cam, crf: no image of split score that it could be compared on has a true mask." in shown
+    assert "Only networks could be measured" in shown
+    assert f"{100 * metrics.miou(run.matrix(0.6)):.1f} %" in made
+    train, val = shown.split("The same images at every stage")[1].split("never trained on")
+    assert "true masks" not in train and "This image" not in train
+    assert "this image:" in val and "Errors:" in val
+
+
 def test_soft_labels_are_a_rung_of_the_ladder_and_what_the_network_learns_from(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.weights("random", "random", 0)
@@ -358,7 +387,8 @@ def test_models_are_shown_as_they_are_scored(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pipeline.networks.door", door)
     made = run.page(scales=[1.0, 2.0], flip=True, crf=True)
     assert door.opened == [(Path(run.stages[-1]["manifest"]), "cpu", "f32", (1.0, 2.0), True)]
-    assert set(door.asked) == {("network", (56, 64, 3), (112, 128), None, True)}
+    verdict = ("network", (56, 64, 3), (56, 64), None, False)
+    assert set(door.asked) == {("network", (56, 64, 3), (112, 128), None, True), verdict}
     shown = made.split('id="predictions"')[1]
     notes = re.findall(r"this image: (\d+) %", shown)
     # Rows 8 to 11 are val; of the three shown, those of the answer's class are right, the others miss their object.

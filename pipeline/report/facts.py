@@ -115,10 +115,31 @@ def protocol(data: Dataset, stages: Sequence[Stage], seed: int, evaluate: Evalua
 
 
 def class_legend(data: Dataset) -> list[dict[str, Any]]:
-    """Every class with its colour and how many images are tagged with it; the background is no tag."""
+    """Every class with its id, its colour and how many images are tagged with it; the background is no tag."""
     names, table, tagged = data.classes, tags.tags(data.tags), set(classes.foreground(data.tags).tolist())
     counts = {split: table[photographs.split(data.photographs, split)].sum(0) for split in ("train", "val")}
     return [
-        {"name": name, "colour": show.css(colour), **{s: int(n[k]) if k in tagged else None for s, n in counts.items()}}
+        {
+            "id": k,
+            "name": name,
+            "colour": show.css(colour),
+            **{s: int(n[k]) if k in tagged else None for s, n in counts.items()},
+        }
         for k, (name, colour) in enumerate(zip(names, show.palette(len(names)), strict=True))
     ]
+
+
+def renumbered(data: Dataset) -> list[tuple[str, int]]:
+    """Classes and the values that they have in the data set's own masks, where `data.classes` gave them other ids.
+
+    From the inventory beside the data set; nothing where it is missing.
+    """
+    try:
+        with np.load(data.photographs.path.parent / "inventory.npz", allow_pickle=False) as found:
+            ids = found["values"]
+    except (OSError, KeyError, ValueError):
+        return []
+    own = {name: np.flatnonzero(ids == k) for k, name in enumerate(data.classes) if k != data.background}
+    if not masks.has_mask(data.masks).any() or all(k in own[data.classes[k]] for k in classes.foreground(data.tags)):
+        return []
+    return [(name, int(values[0])) for name, values in own.items() if len(values)]

@@ -27,8 +27,9 @@ from pipeline.report import charts, facts
 from pipeline.report.compare import compare
 from pipeline.report.dataset import Dataset
 from pipeline.report.ladder import Score
-from pipeline.report.page import duration, ladder_chart, predictor, render
-from pipeline.report.runs import Pick, Recipes, Run, group, mask_curves, mean_sd, picked, read_runs
+from pipeline.report.page import ladder_chart, predictor, show_truth
+from pipeline.report.render import duration, render
+from pipeline.report.runs import Pick, Recipes, Run, group, mask_curves, mean_sd, picked, read_runs, warnings
 
 CEILING = "supervised"  # the recipe that learns from all masks, whose share the others reach
 # Of the protocol, what holds for all recipes alike.
@@ -174,6 +175,13 @@ def run(
     firsts = [runs[0] for runs in recipes.values()]
     columns, rows = table(data, recipes)
     distinct = {stage.artifact.path: stage for runs in recipes.values() for one in runs for stage in one.stages}
+    pictures = compare(
+        data,
+        {one.recipe: one.stages for one in firsts},
+        count,
+        lambda model: predictor(data, model, evaluate, device, precision),
+    )
+    found, walls = warnings(recipes), (("train", pictures.labels), ("val", pictures.predictions))
     page = render(
         "index.html.j2",
         title=data.photographs.path.parent.name,
@@ -182,6 +190,9 @@ def run(
         protocol=[(name, text) for name, text in facts.protocol(data, [], 0, evaluate) if name in SHARED],
         classes=facts.class_legend(data),
         notes=notes(data, recipes),
+        warnings=found,
+        bad=[recipe for recipe, findings in found.items() if findings],
+        masked={split: wall is not None and show_truth(wall.strips) for split, wall in walls},
         columns=columns,
         rows=rows,
         chart=chart(recipes),
@@ -191,12 +202,7 @@ def run(
             ("labels they learn from, split score", class_rows(recipes, lambda run: run.labels)),
         ],
         ladders={one.recipe: ladder_chart(one.scores) for one in firsts},
-        pictures=compare(
-            data,
-            {one.recipe: one.stages for one in firsts},
-            count,
-            lambda model: predictor(data, model, evaluate, device, precision),
-        ),
+        pictures=pictures,
         costs=facts.costs(list(distinct.values())),
         jobs=len(distinct),
         crf=evaluate.crf,

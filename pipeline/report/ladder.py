@@ -13,37 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core import metrics, store
 from pipeline.core.config import ConfigError, explain
 from pipeline.core.job import InputError
-from pipeline.core.steps.base import Settings
 from pipeline.kinds import classes
+from pipeline.report.listing import Entry, Listing
 
 WHAT = {"labels": "label map", "soft": "most probable class", "model": "prediction"}
-
-
-class Entry(Settings):
-    """What the workflow says of one stage. inputs: role → manifest."""
-
-    step: str
-    method: str
-    folder: str
-    kind: str
-    manifest: Path
-    inputs: dict[str, Path] = Field(default_factory=dict)
-    metrics: Path | None = None
-    benchmark: Path | None = None
-
-
-class Listing(Settings):
-    """What one page was made from. page: its file's name."""
-
-    recipe: str
-    seed: int
-    page: str
-    stages: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -193,7 +171,8 @@ def chosen_levels(
     found = [
         (k, f"{t} region" if t else WHAT.get(kind, kind), "main") for k, t in enumerate(levels) if k not in numbers
     ]
-    if numbers and kind != "model":
-        best = max(numbers, key=lambda k: np.nan_to_num(mious[k], nan=-1.0))
+    scored = [k for k in numbers if math.isfinite(mious[k])]  # none: no scored image has a true mask
+    if scored and kind != "model":
+        best = max(scored, key=lambda k: mious[k])
         found.append((best, f"scores > {numbers[best]:g}, the best single threshold on this split", "best"))
     return found

@@ -1,35 +1,36 @@
-"""One HTML page that shows a run: its scores, its pictures, its curves, its settings and what it cost.
+"""One HTML page that shows a run: a verdict, its scores, its pictures, its curves, its settings and what it cost.
 
 The page needs no network and no other file. Every number says its split (score = training images with masks, on which
 label quality is measured; val = what the final network is measured on) and its stage.
 
 Reads: photographs, tags, masks, every artifact of a recipe; their metrics and Snakemake's benchmark tables, if any.
 Writes: one .html; where --listing says so, what it was made from, which is what the index of all recipes reads.
-Cost: inference on a few validation images; for each triplet step, features of at most 300 patches.
+Cost: inference on at most 200 validation images (evidence.py), of its last network and of its tag classifier; for each
+triplet step, features of at most 300 patches.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from pipeline.core import cli, metrics, show, store
 from pipeline.core.config import Evaluate, parse_block
 from pipeline.core.steps.base import DATA
 from pipeline.kinds import classes, masks, photographs, tags
-from pipeline.report import charts, embedding, facts
+from pipeline.report import charts, embedding, evidence, facts, verdict
 from pipeline.report.dataset import Dataset
 from pipeline.report.gallery import Album, Maker, Strip, contact_sheet, spread, thumbnail_side
-from pipeline.report.ladder import Listing, Score, Stage, read_entries, read_stages, scores_of
+from pipeline.report.ladder import Score, Stage, read_entries, read_stages, scores_of
+from pipeline.report.listing import Listing, Verdict
+from pipeline.report.render import render
 
 PATCHES = 300  # in an embedding map
-TEMPLATES = Path(__file__).parent
 PICTURES = {
     "saliency": 1,
     "hypotheses": 1,
@@ -56,10 +57,10 @@ def ladder_chart(scores: Sequence[Score]) -> str:
 
 
 def threshold_chart(stages: Sequence[Stage]) -> str:
-    """mIoU of the seeds at every threshold."""
+    """mIoU at every threshold of these seeds, which are scored."""
     series = []
     for stage in stages:
-        if stage.kind == "seeds" and stage.metrics is not None:
+        if stage.metrics is not None:
             levels, none = stage.metrics.meta["thresholds"], classes.background(stage.metrics)
             pairs = zip(levels, stage.metrics.read("confusion")[0], strict=True)
             numeric = [(t, metrics.miou(m, background=none)) for t, m in pairs if isinstance(t, int | float)]
@@ -77,16 +78,17 @@ def class_table(scores: Sequence[Score]) -> list[list[float]]:
 
 def predictor(
     data: Dataset, model: store.Artifact, settings: Evaluate, device: str, precision: str
-) -> Callable[[int], np.ndarray]:
-    """Row → label map of a model as it was scored, at the true mask's size; without a mask at the photograph's."""
+) -> Callable[..., np.ndarray]:
+    """Row → label map of a model as it was scored, at the true mask's size; without a mask at the photograph's.
+    plain: at the photograph's size without a CRF, which takes seconds a picture and finds no other classes."""
     from pipeline.networks.door import open_network, predict_labels  # a page without a model need not wait for it
 
     network = open_network(model, device, precision, settings.scales, settings.flip)
 
-    def predict(i: int) -> np.ndarray:
-        rgb, truth = photographs.image(data.photographs, i), data.truth(i)
+    def predict(i: int, plain: bool = False) -> np.ndarray:
+        rgb, truth = photographs.image(data.photographs, i), None if plain else data.truth(i)
         height, width = rgb.shape[:2] if truth is None else truth.shape
-        return predict_labels(network, rgb, (height, width), crf=settings.crf)
+        return predict_labels(network, rgb, (height, width), crf=settings.crf and not plain)
 
     return predict
 
@@ -177,6 +179,23 @@ def quality(scores: Sequence[Score], stages: Sequence[Stage]) -> Score | None:
     return next((score for score in reversed(found) if not models or score.stage is source), None)
 
 
+def unscored(scores: Sequence[Score]) -> list[str]:
+    """What was to be scored and could not be, a sentence for each split."""
+    names: dict[str, dict[str, None]] = {}
+    for score in scores:
+        if score.empty:
+            names.setdefault(score.split, {})[score.stage.name] = None
+    return [
+        f"No scores of {', '.join(found)}: no image of split {split} that it could be compared on has a true mask."
+        for split, found in names.items()
+    ]
+
+
+def show_truth(strips: Sequence[Strip]) -> bool:
+    """Whether any of these photographs is shown with its true mask."""
+    return any(cell.title == "true mask" and cell.src for strip in strips for cell in strip.cells)
+
+
 def final_score(scores: Sequence[Score]) -> Score | None:
     """The score of the last network on val."""
     found = (score for score in reversed(scores) if score.look == "main" and score.split == "val")
@@ -193,34 +212,51 @@ def run(
     out: Path,
     device: str = "cpu",
     precision: str = "f32",
-) -> None:
-    """Gather everything and write the page."""
-    scores = [score for stage in stages for score in scores_of(stage)]
+    threads: int = 1,
+) -> Verdict:
+    """Gather everything and write the page. Returns its verdict."""
+    every = [score for stage in stages for score in scores_of(stage)]
+    scores = [score for score in every if not score.empty]
     main = [score for score in scores if score.look == "main"]
     models = {
         stage.name: predictor(data, stage.artifact, evaluate, device, precision)
         for stage in stages
         if stage.kind == "model"
     }
+    last = next((models[stage.name] for stage in reversed(stages) if stage.kind == "model"), None)
+    plain = partial(last, plain=True) if last else None
+    # Before anything else: it forks, and torch must not have computed yet.
+    found = evidence.gather(data, stages, plain, device, precision, threads)
+    judged = verdict.judge(found)
+    strips = galleries(data, stages, count, models)
+    seeds = [score.stage for score in scores if score.look == "best"]
     banks = [stage for stage in stages if stage.kind == "patches"]
     page = render(
         "page.html.j2",
         recipe=recipe,
         seed=seed,
         stages=stages,
-        scored=any(not score.empty for score in scores),
+        verdict=judged,
+        verdict_rows=verdict.table(found),
+        most=evidence.MOST,
+        visible=evidence.VISIBLE,
+        unscored=unscored(every),
+        measured=bool(every),
         any_mask=bool(masks.has_mask(data.masks).any()),
         protocol=facts.protocol(data, stages, seed, evaluate),
         classes=facts.class_legend(data),
+        renumbered=facts.renumbered(data),
         background=data.background is not None,
         scores=scores,
         final=final_score(scores),
         quality=quality(scores, stages),
         ladder=ladder_chart(scores),
-        thresholds=threshold_chart(stages),
+        thresholds=threshold_chart(seeds),
+        threshold_stages=seeds,
         class_heads=main,
         class_rows=class_table(main),
-        strips=galleries(data, stages, count, models),
+        strips=strips,
+        masked={split: show_truth(found) for split, found in strips.items()},
         rounds=facts.erasing_rounds(stages),
         banks=[{"name": stage.name, "rows": contact_sheet(data.photographs, stage.artifact)} for stage in banks],
         maps=embedding_maps(data, stages, device, precision),
@@ -231,31 +267,7 @@ def run(
     )
     store.write_atomic(out, page)
     print(f"{out}: {len(stages)} stages, {len(page.encode()) / 1e6:.1f} MB", flush=True)
-
-
-def render(template: str, **content: Any) -> str:
-    """A page from a template of this folder. NaN becomes a blank, never a number."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda x, digits=1: "" if x is None or math.isnan(x) else f"{100 * x:.{digits}f}"
-    environment.filters["duration"] = duration
-    environment.filters["real"] = lambda x, digits=3: "" if x is None or math.isnan(x) else f"{x:.{digits}f}"
-    return environment.get_template(template).render(**content)
-
-
-def duration(seconds: float) -> str:
-    """Seconds → '12 s', '3:05 min', '2:10 h'."""
-    if math.isnan(seconds):
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+    return judged
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -285,10 +297,11 @@ def _run(args: argparse.Namespace) -> None:
     if network or any(stage.method == "triplet" for stage in stages):
         cli.limit_threads(args.threads)
     device, precision = cli.pick_compute(args.device, args.precision) if network else ("cpu", "f32")
-    run(args.recipe, args.seed, data, stages, evaluate, args.show, args.out, device, precision)
+    where = args.out, device, precision, args.threads
+    judged = run(args.recipe, args.seed, data, stages, evaluate, args.show, *where)
     if args.listing:
         shown = read_entries(args.stages)
-        listing = Listing(recipe=args.recipe, seed=args.seed, page=args.out.name, stages=shown)
+        listing = Listing(recipe=args.recipe, seed=args.seed, page=args.out.name, stages=shown, verdict=judged)
         store.write_atomic(args.listing, listing.model_dump_json(indent=1) + "\n")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.report import charts, facts
 from pipeline.report.ladder import Score, Stage, open_stages, read_listing, scores_of
+from pipeline.report.listing import Finding, Verdict, over_seeds
 from pipeline.report.page import final_score, quality
 
 
@@ -26,6 +27,7 @@ class Run:
     page: str
     stages: list[Stage]
     scores: list[Score]
+    verdict: Verdict | None = None
 
     @property
     def network(self) -> Score | None:
@@ -62,7 +64,7 @@ def read_runs(listings: Sequence[Path]) -> Recipes:
         listing = read_listing(path)
         stages = open_stages(listing.stages)
         scores = [score for stage in stages for score in scores_of(stage)]
-        run = Run(listing.recipe, listing.seed, listing.page, stages, scores)
+        run = Run(listing.recipe, listing.seed, listing.page, stages, scores, listing.verdict)
         found.setdefault(listing.recipe, []).append(run)
     return found
 
@@ -81,6 +83,13 @@ def group(recipe: str, runs: Sequence[Run], pick: Pick) -> charts.Group | None:
     """A recipe's mIoU over its seeds; None where none of them has the score."""
     values = [score.miou for score in picked(runs, pick)]
     return charts.Group(recipe, values, *mean_sd(values)) if values else None
+
+
+def warnings(recipes: Recipes) -> dict[str, list[tuple[Finding, list[int]]]]:
+    """Recipe → what its runs' verdicts found, each once, with the seeds that it was found for; only recipes that were
+    judged."""
+    judged = {recipe: [run for run in runs if run.verdict] for recipe, runs in recipes.items()}
+    return {recipe: over_seeds((run.seed, run.verdict) for run in runs) for recipe, runs in judged.items() if runs}
 
 
 def masks_used(run: Run) -> tuple[int, str] | None:

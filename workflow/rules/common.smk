@@ -17,6 +17,7 @@ from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
 from pipeline.datasets.fingerprint import scanned_once
+from pipeline.report import ending
 
 
 def config_files():
