@@ -168,7 +168,7 @@ def test_ctrl_c_ends_a_stage_over_photographs_at_once_and_without_a_traceback(tm
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not (store.part_of(out) / progress.FILE).exists() and time.monotonic() < deadline:
+    while not (progress.read(store.part_of(out)) or {"done": 0})["done"] and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
     said = process.communicate(timeout=120)[1]
