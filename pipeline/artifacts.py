@@ -1,6 +1,6 @@
 """House-keeping of a results folder: `verify` re-reads artifacts against their manifests, `clean` deletes them.
 
-    python -m pipeline.artifacts verify results/demo
+    python -m pipeline.artifacts verify results/demo [--needs MANIFEST ...]
     python -m pipeline.artifacts clean results/demo
 
 Only files that the pipeline itself makes are ever deleted. Cost of verify: reading everything once.
@@ -9,7 +9,9 @@ Only files that the pipeline itself makes are ever deleted. Cost of verify: read
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core import cli, integrity, store
@@ -26,17 +28,23 @@ def manifests(root: Path) -> list[Path]:
     )
 
 
-def verify(root: Path) -> None:
-    """Raises ArtifactError naming every damaged artifact and what to do."""
+def verify(root: Path, needs: Sequence[Path] = ()) -> None:
+    """needs: manifests that must be there. Raises ArtifactError naming every artifact that is damaged or missing, and
+    what to do: Snakemake makes a missing file anew only if it is asked for, where what was made from it is complete."""
     paths = manifests(root)
     if not paths:
         raise store.ArtifactError(f"{root}: no artifact found")
-    problems = [line for path in paths for line in integrity.verify(path)]
-    for line in problems:
+    found = {path: integrity.verify(path) for path in paths}
+    damaged = [path for path, problems in found.items() if problems]
+    missing = [path for path in needs if not path.exists() and path not in found]
+    for line in [line for path in damaged for line in found[path]] + [f"{path}: missing" for path in missing]:
         print(line, flush=True)
-    if problems:
+    if damaged or missing:
+        delete = [text for path in damaged for text in (str(path), str(store.store_of(path)))]
+        remove = f"  rm -r {shlex.join(delete)}\n" if delete else ""
         raise store.ArtifactError(
-            f"{len(problems)} problem(s). Delete the named .json and .zarr and run snakemake again to compute them anew"
+            f"{len(damaged)} of {len(paths)} artifacts are damaged, {len(missing)} missing. To compute them anew, with "
+            f"--configfile as before:\n{remove}  snakemake --cores all {shlex.join(map(str, [*damaged, *missing]))}"
         )
     print(f"{len(paths)} artifacts are as their manifests say")
 
@@ -67,8 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("action", choices=("verify", "clean"))
     parser.add_argument("root", type=Path, help="a folder below results/")
+    parser.add_argument("--needs", type=Path, nargs="*", default=[], help="manifests that `verify` must find")
     args = parser.parse_args(argv)
-    cli.guarded(lambda: {"verify": verify, "clean": clean}[args.action](args.root))
+    cli.guarded(lambda: verify(args.root, args.needs) if args.action == "verify" else clean(args.root))
 
 
 if __name__ == "__main__":

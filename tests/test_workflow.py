@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -479,8 +480,17 @@ def test_a_flipped_byte_is_found(copy: Path) -> None:
     data = bytearray(chunk.read_bytes())
     data[len(data) // 3] ^= 1
     chunk.write_bytes(data)
+    before = (copy / PLACE / "saliency" / "saliency.json").read_bytes()
     said = snakemake(copy, "--cores", "1", "--", "verify", fails=True)
-    assert "saliency.json" in said
+    assert "1 of " in said and "artifacts are damaged" in said
+    assert f"{PLACE}/seed0/random/weights.json: missing" in said, "the copy has nothing that is seeded"
+    remove, make = (shlex.split(line) for line in re.findall(r"^  ((?:rm|snakemake) .*)$", said, re.M))
+    subprocess.run(remove, cwd=copy, check=True)
+    saliency = f"{PLACE}/saliency/saliency.json"
+    assert make[:4] == ["snakemake", "--cores", "all", saliency]
+    snakemake(copy, "--cores", "1", "--", saliency)
+    assert (copy / saliency).read_bytes() == before
+    assert "0 of " in snakemake(copy, "--cores", "1", "--", "verify", fails=True)
 
 
 def test_clean_leaves_nothing_of_ours_and_nothing_else_undone(copy: Path) -> None:

@@ -178,7 +178,11 @@ def memory(method=None):
     return megabytes
 
 
+def needed():
+    """The manifests of everything that is asked for."""
+    return [*PARTS.values(), *shown("manifest", *NODES), *shown("metrics", *NODES)]
+
+
 def under_way():
-    """name → scratch folder, of everything that may be made: where a stage at work says how far it is."""
-    manifests = [*PARTS.values(), *shown("manifest", *NODES), *shown("metrics", *NODES)]
-    return {file.removeprefix(f"{ROOT}/").removesuffix(".json"): Path(file).with_suffix(".part") for file in manifests}
+    """name → scratch folder, of all of it: where a stage at work says how far it is."""
+    return {file.removeprefix(f"{ROOT}/").removesuffix(".json"): Path(file).with_suffix(".part") for file in needed()}

@@ -101,15 +101,16 @@ rule index:
 
 
 rule verify:
-    """Re-read every artifact against its manifest."""
+    """Re-read every artifact against its manifest; name what a recipe needs and is not there."""
     log:
         f"logs/{ROOT}/verify.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
         root=ROOT,
+        needs=lambda wildcards: shlex.join(needed()),
     shell:
-        "python -m pipeline.artifacts verify {params.root:q} 2>&1 | tee {log:q}"
+        "python -m pipeline.artifacts verify {params.root:q} --needs {params.needs} 2>&1 | tee {log:q}"
 
 
 rule clean:
