@@ -8,10 +8,17 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of photographs
-FOREIGN = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
+MASKS = (".png",)
+FOREIGN = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".ppm", ".psd", ".tif", ".tiff"),
+    *(".webp", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)  # of pictures that are not read
+JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 
 
 def identity(name: str) -> str:
@@ -20,31 +27,41 @@ def identity(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
-def printable(name: str) -> str:
+def printable(name: object) -> str:
     """A name as it can be shown; bytes that are no UTF-8 as \\udc.."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
-def listing(path: Path, problems: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """The pictures in a folder by name without suffix, sorted. Other files are let be, unless they are pictures too."""
-    if not path.is_dir():
-        problems.append(f"{path}: no such folder")
-        return {}
-    found: dict[str, Path] = {}
-    for name in sorted(entry.name for entry in os.scandir(path) if not is_folder(entry)):
-        suffix = os.path.splitext(name)[1].lower()
-        if name.startswith(".") or suffix not in SUFFIXES + FOREIGN:
-            continue
-        if printable(name) != name:
-            problems.append(f"{path}/{printable(name)}: a name that is not UTF-8; rename it")
-            continue
-        if suffix not in suffixes:
-            problems.append(f"{path / name}: {suffix} found, {' or '.join(suffixes)} expected; convert it without loss")
-            continue
-        first = found.setdefault(identity(name), path / name)
-        if first.name != name:
-            problems.append(f"{path / name}: '{identity(name)}' is also the name of {first.name}; rename one")
-    return found
+@dataclass
+class Left:
+    """What a walk passes by: hidden files and folders, and folders it cannot enter, each with the reason."""
+
+    hidden: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+
+def walk(
+    folder: Path, left: Left, out: Path | None = None, below: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, each with its path from there, in no order. Links to folders are followed, but none in
+    a circle; `out`, if it lies inside, is not entered. Raises OSError where the folder itself cannot be read."""
+    about = os.stat(folder)
+    here = about.st_dev, about.st_ino
+    if here in above:
+        left.closed.append(f"{below[:-1]}: a link to a folder that it lies in; remove it")
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = below + entry.name
+            if entry.name.startswith("."):
+                left.hidden.append(name)
+            elif not is_folder(entry):
+                yield name, entry
+            elif out is None or not out.exists() or not out.samefile(entry.path):
+                try:
+                    yield from walk(Path(entry.path), left, out, f"{name}/", (*above, here))
+                except OSError as error:
+                    left.closed.append(f"{name}: cannot be read ({error.strerror}); check its permissions")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -52,6 +69,88 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+@dataclass
+class Seen:
+    """What lies in a folder of pictures and its subfolders. Pictures by name: their path from there without suffix."""
+
+    found: dict[str, Path] = field(default_factory=dict)
+    foreign: dict[str, Path] = field(default_factory=dict)  # pictures that are not read, of names not found
+    twins: list[tuple[Path, Path]] = field(default_factory=list)  # second, and first, of a name
+    other: list[Path] = field(default_factory=list)  # no pictures, or of a name found
+    left: Left = field(default_factory=Left)
+
+    def notes(self, folder: Path) -> list[str]:
+        """What is left out without harm, a line a kind."""
+        kinds: dict[str, list[str]] = {"hidden files and folders": sorted(self.left.hidden)}
+        for path in self.other:
+            suffix = path.suffix.lower()
+            kind = f"{suffix} files" if suffix else "files without a suffix"
+            kinds.setdefault(kind, []).append(path.relative_to(folder).as_posix())
+        return [
+            printable(f"{folder}: {len(names)} {kind} left out ({', '.join(names[:3])}{', …' * (len(names) > 3)})")
+            for kind, names in kinds.items()
+            if names
+        ]
+
+
+def see(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, out: Path | None = None) -> Seen:
+    """Look through a folder of pictures, sorted by name: what `prepare` and `predict` know of it."""
+    seen = Seen()
+    names = sorted(name for name, _ in walk(folder, seen.left, out))
+    for name in names:
+        if os.path.splitext(name)[1].lower() not in suffixes:
+            continue
+        first = seen.found.setdefault(identity(name), folder / name)
+        if first != folder / name:
+            seen.twins.append((folder / name, first))
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes:
+            continue
+        if suffix.lower() in SUFFIXES + FOREIGN and stem not in seen.found:
+            seen.foreign.setdefault(stem, folder / name)
+        else:
+            seen.other.append(folder / name)
+    return seen
+
+
+def foreign(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """What to do about a picture of a format that is not read."""
+    suffix = path.suffix.lower()
+    if suffixes == MASKS:
+        remedy = "JPEG blurs class numbers, export it again" if suffix in JPEG else "convert it without loss"
+    else:
+        remedy = "rename it to .jpg" if suffix in JPEG else "convert it to .jpg or .png"
+    return printable(f"{path}: {path.suffix} found, {' or '.join(suffixes)} expected; {remedy}")
+
+
+def listing(
+    path: Path, problems: list[str], notes: list[str], suffixes: tuple[str, ...] = SUFFIXES
+) -> dict[str, Path]:
+    """The pictures in a folder and its subfolders by name, their path from there without suffix, sorted. Those of other
+    formats are among them, so that nothing but their format is complained of."""
+    if not path.is_dir():
+        problems.append(f"{path.absolute()}: no such folder")
+        return {}
+    seen = see(path, suffixes)
+    notes += seen.notes(path)
+    problems += [printable(f"{path}/{line}") for line in sorted(seen.left.closed)]
+    problems += [foreign(file, suffixes) for file in seen.foreign.values()]
+    problems += [
+        printable(f"{file}: '{identity(file.name)}' is also the name of {first.name}; rename one")
+        for file, first in seen.twins
+    ]
+    nameless = [name for name in (*seen.found, *seen.foreign) if printable(name) != name]
+    found = {**seen.found, **seen.foreign}
+    problems += [printable(f"{found.pop(name)}: a name that is not UTF-8; rename it") for name in nameless]
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def is_read(file: object, suffixes: tuple[str, ...]) -> bool:
+    """Whether a picture has a format that is read; one that is composed has none."""
+    return not isinstance(file, Path) or file.suffix.lower() in suffixes
 
 
 def lines_of(path: Path) -> list[str]:

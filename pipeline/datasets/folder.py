@@ -2,28 +2,25 @@
 
     images/, and if there: masks/, tags.csv (image,tags), classes.txt, splits/{train,val,score}.txt
 
+images/ and masks/ may have subfolders, alike: images/day1/a.jpg is called day1/a, and its mask is masks/day1/a.png.
+
 Without tags.csv the tags are the classes in the masks; without classes.txt the classes are the tags.
 """
 
 from __future__ import annotations
 
 from pipeline.core.config import Data
-from pipeline.datasets.files import listing, names_in, read_classes, read_list, read_tags
-from pipeline.datasets.source import SPLITS, Source, Trace, assemble, fill_splits
+from pipeline.datasets.files import MASKS, listing, names_in, read_classes, read_list, read_tags
+from pipeline.datasets.source import SPLITS, Source, Trace, assemble, fill_splits, strays
 
 
 def source(data: Data) -> Source:
-    settings, root, problems = data.folder, data.folder.root, list[str]()
-    if not (root / "images").is_dir():
-        return Source(
-            problems=[f"{root / 'images'}: no such folder; put the photographs there or set data.folder.root"]
-        )
-    photographs = listing(root / "images", problems)
-    masks = listing(root / "masks", problems, (".png",)) if (root / "masks").is_dir() else {}
-    problems += [
-        f"{masks[name]}: no photograph of this name in images/; rename it"
-        for name in sorted(masks.keys() - photographs.keys())
-    ]
+    settings, root, problems, notes = data.folder, data.folder.root, list[str](), list[str]()
+    if problem := absent(data):
+        return Source(problems=[problem])
+    photographs = listing(root / "images", problems, notes)
+    masks = listing(root / "masks", problems, notes, MASKS) if (root / "masks").is_dir() else {}
+    problems += strays(masks, photographs, root / "masks", root / "images")
     tags, tags_from = None, "masks"
     if (root / "tags.csv").exists() or not masks:
         tags, tags_from = read_tags(root / "tags.csv", problems), "csv"
@@ -47,9 +44,16 @@ def source(data: Data) -> Source:
     paths = {split: root / "splits" / f"{split}.txt" for split in SPLITS}
     given = {split: read_list(path, problems) for split, path in paths.items() if path.exists()}
     splits = fill_splits(given, list(photographs), settings.val_share, settings.seed)
-    found = Source(classes, [], splits, tags_from, problems)
+    found = Source(classes, [], splits, tags_from, problems, notes)
     where = {split: str(paths[split]) if split in given else f"{root} (drawn list {split})" for split in SPLITS}
     return assemble(found, where, photographs, masks, tags)
+
+
+def absent(data: Data) -> str:
+    """That there is no folder of photographs; '' where there is one."""
+    folder = data.folder.root / "images"
+    remedy = "put the photographs there or set data.folder.root"
+    return "" if folder.is_dir() else f"{folder.absolute()}: no such folder; {remedy}"
 
 
 def trace(data: Data) -> Trace:

@@ -45,6 +45,7 @@ class Inventory:
     mask_digest: np.ndarray
     key: np.ndarray  # uint8 [N,16]: what the look at the two depends on
     size: np.ndarray  # int32 [N,2]: upright, before any reduction
+    empty: np.ndarray  # bool [N]: its mask shows the background alone
     tags: np.ndarray  # bool [N,C]
     values: np.ndarray  # int16 [256]: mask value → class id
     splits: dict[str, np.ndarray]  # row numbers, int64
@@ -62,6 +63,8 @@ def take_inventory(data: Data, file: Path) -> Inventory:
         return old
     source = read_source(data)
     problems = source.problems
+    for note in source.notes:
+        print(note, flush=True)
     if not source.pictures:
         refuse(data, problems)
     classes = keep_classes(source.classes, data, problems)
@@ -70,15 +73,17 @@ def take_inventory(data: Data, file: Path) -> Inventory:
     if source.tags_from == "masks":
         tags |= found.drawn
     problems += looking.leaks(source, found)
+    negative = looking.negatives(source, classes, found)
     if data.untagged == "drop":
-        source = looking.without_untagged(source, tags)
-    problems += looking.untagged(source, classes, tags, data.share)
+        source = looking.without_unknown(source, tags, negative)
+    problems += looking.untagged(source, classes, tags, negative, data.share)
     refuse(data, problems)
-    inventory = noted(source, classes, tags, found, root_of(data), stamp)
+    inventory = noted(source, classes, tags, negative, found, root_of(data), stamp)
     save(inventory, file)
     counts = inventory.about["counts"]
     for split in SPLITS:
-        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask", flush=True)
+        none = f", {counts['negative'][split]} that show no class" if counts["negative"][split] else ""
+        print(f"{split}: {counts[split]} photographs, {counts['with_mask'][split]} with a mask{none}", flush=True)
     return inventory
 
 
@@ -94,13 +99,19 @@ def known_files(old: Inventory | None) -> Known:
         return {}
     sizes, tags = old.size.tolist(), old.tags
     return {
-        bytes(key): ((size[0], size[1]), set(np.flatnonzero(row).tolist()))
-        for key, size, row in zip(old.key, sizes, tags, strict=True)
+        bytes(key): ((size[0], size[1]), set(np.flatnonzero(row).tolist()), bool(empty))
+        for key, size, row, empty in zip(old.key, sizes, tags, old.empty, strict=True)
     }
 
 
 def noted(
-    source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look, root: Path | None, stamp: str
+    source: Source,
+    classes: Classes,
+    tags: Mapping[str, set[int]],
+    negative: set[str],
+    found: Look,
+    root: Path | None,
+    stamp: str,
 ) -> Inventory:
     names = [picture.id for picture in source.pictures]
     rows = {name: row for row, name in enumerate(names)}
@@ -113,7 +124,7 @@ def noted(
             "classes": classes.names,
             "background": classes.background,
             "tags_from": source.tags_from,
-            "counts": looking.count(source, classes, tags),
+            "counts": looking.count(source, classes, tags, negative),
         },
         names,
         [place(picture.image, root) for picture in source.pictures],
@@ -122,6 +133,7 @@ def noted(
         as_rows(found.digests[name][1] for name in names),
         as_rows(found.keys[name] for name in names),
         np.array([found.sizes[name] for name in names], np.int32),
+        np.array([name in found.empty for name in names], np.bool_),
         table,
         classes.values,
         {split: np.array([rows[name] for name in source.splits[split]], np.int64) for split in SPLITS},
@@ -136,7 +148,7 @@ def as_rows(digests: Iterable[bytes]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ file
 
 TEXTS = ("id", "photograph", "mask")
-ARRAYS = ("photograph_digest", "mask_digest", "key", "size", "tags", "values")
+ARRAYS = ("photograph_digest", "mask_digest", "key", "size", "empty", "tags", "values")
 
 
 def save(inventory: Inventory, file: Path) -> None:

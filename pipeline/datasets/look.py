@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from errno import ELOOP, ENOENT
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from pipeline.core.store import DIGEST
 from pipeline.datasets import pictures
 from pipeline.datasets.classes import REFUSED, Classes
+from pipeline.datasets.files import MASKS, SUFFIXES, is_read, printable
 from pipeline.datasets.pictures import Size, Unusable, by
 from pipeline.datasets.source import Drawn, Picture, Source, with_train
 from pipeline.kinds.photographs import too_narrow
@@ -27,16 +29,18 @@ Content = bytes | Drawn  # of a file
 @dataclass
 class Look:
     """What was found of each picture, by id: digests of what its files hold, its key (what the look depends on), its
-    upright size, and the classes that are in its mask. Sizes are missing where a file could not be used."""
+    upright size, and the classes that are in its mask; and those whose mask shows the background alone. Sizes are
+    missing where a file could not be used."""
 
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, Size] = field(default_factory=dict)
     drawn: dict[str, set[int]] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
 
 
-# What an earlier look found: key → size, and the classes in the mask where the tags come from there.
-Known = Mapping[bytes, tuple[Size, set[int]]]
+# What an earlier look found: key → size, the classes in the mask where the tags come from there, and whether it is empty.
+Known = Mapping[bytes, tuple[Size, set[int], bool]]
 
 
 def look(source: Source, classes: Classes, max_side: int, known: Known, code: str) -> Look:
@@ -48,6 +52,8 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
     meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
     common = repr((code, meaning, max_side)).encode()
     for picture in source.pictures:
+        if not is_read(picture.image, SUFFIXES) or not is_read(picture.mask, MASKS):
+            continue  # found when the folder was listed
         try:
             photograph = content(picture.image)
             mask = None if picture.mask is None else content(picture.mask)
@@ -59,7 +65,8 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
         key = found.keys[picture.id] = hashlib.blake2b(common + b"".join(both), digest_size=DIGEST).digest()
         if key in known:
             old += 1
-            found.sizes[picture.id], found.drawn[picture.id] = known[key]
+            found.sizes[picture.id], found.drawn[picture.id], empty = known[key]
+            found.empty |= {picture.id} if empty else set()
             continue
         file: object = picture.image
         try:
@@ -72,10 +79,14 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
                 source.problems += problems
                 seen |= values
                 found.drawn[picture.id] = classes.ids(values)
+                if classes.background is not None and values - {VOID} == {0}:
+                    found.empty.add(picture.id)
             else:
                 found.drawn[picture.id] = set()
         except Unusable as error:
             source.problems.append(f"{file}: {error}")
+        except MemoryError:
+            source.problems.append(f"{file}: too large for this machine's memory; make it smaller")
         except Exception as error:  # decoders raise almost anything at damaged bytes
             source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
     source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
@@ -149,8 +160,8 @@ def mask_values(content: Content) -> np.ndarray:
 
 
 def unreadable(error: OSError) -> str:
-    remedy = "mend the link, or remove it" if isinstance(error, FileNotFoundError) else "check its permissions"
-    return f"{error.filename}: cannot be read ({error.strerror}); {remedy}"
+    remedy = "mend the link, or remove it" if error.errno in (ENOENT, ELOOP) else "check its permissions"
+    return printable(f"{error.filename}: cannot be read ({error.strerror}); {remedy}")
 
 
 # ---------------------------------------------------------------------------------------------------- consistency
@@ -167,18 +178,36 @@ def leaks(source: Source, found: Look) -> Iterator[str]:
             yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
 
 
-def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], share: float) -> Iterator[str]:
-    """Training images without a tag, and classes without a training image. Silent where no image has any, for a cause
-    that was found already, as an unreadable tags.csv."""
-    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
-    files = {picture.id: picture.image for picture in source.pictures}
-    train = [name for name in source.splits["train"] if name in files]
+def negatives(source: Source, classes: Classes, found: Look) -> set[str]:
+    """Photographs known to show none of the classes: tagged with the background alone, or without a tag and with a mask
+    that shows the background alone. Not those that only `data.classes` leaves without a class."""
+    if classes.background is None:
+        return set()
+    nothing = {classes.known[classes.background]}
+    return {
+        picture.id
+        for picture in source.pictures
+        if (set(picture.tags) == nothing if picture.tags else picture.id in found.empty)
+    }
+
+
+def unknown(source: Source, tags: Mapping[str, set[int]], negative: set[str]) -> list[str]:
+    """Training images that have no class and are no negatives."""
+    return [name for name in source.splits["train"] if tags.get(name) == set() and name not in negative]
+
+
+def untagged(
+    source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str], share: float
+) -> Iterator[str]:
+    """Training images of which nothing is known, and classes without a training image. Silent where no image has any,
+    for a cause that was found already, as an unreadable tags.csv."""
+    pictures = {picture.id: picture for picture in source.pictures}
+    train = [name for name in source.splits["train"] if name in pictures]
     if source.problems and not any(tags.get(name) for name in train):
         return
-    for name in train:
-        if tags.get(name) == set():
-            remedy = "tag it, remove it from the training list, or set data.untagged: drop"
-            yield f"{files[name]}: no class in {where}; {remedy}"
+    for name in unknown(source, tags, negative):
+        if name in pictures:
+            yield f"{pictures[name].image}: {_no_class(pictures[name], source.tags_from, classes)}"
     counts = Counter(number for name in train for number in tags.get(name, ()))
     for number, name in list(enumerate(classes.names))[classes.first :]:
         if not counts[number] and name in classes.known:
@@ -188,19 +217,34 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], sha
             yield f"class '{name}': no training image has this tag; {remedy}"
 
 
-def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
-    """The data set without the training images that have no tag."""
-    train, score = ([name for name in source.splits[split] if tags.get(name)] for split in ("train", "score"))
-    print(f"{len(source.splits['train']) - len(train)} training photographs without a tag left out", flush=True)
+def _no_class(picture: Picture, tags_from: str, classes: Classes) -> str:
+    """Why nothing is known of a photograph, and what to do."""
+    others = "remove it from the training list, or set data.untagged: drop"
+    if tags_from == "masks" and picture.mask is None:
+        return f"no mask, from which its tags are taken; add it, {others}"
+    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[tags_from]
+    if classes.background is None or not classes.known:
+        return f"no class in {where}; tag it, {others}"
+    shows = f"`{classes.known[classes.background]}` where it shows none"
+    empty = "an empty mask" if tags_from != "csv" else shows
+    return f"no class in {where}; tag it ({empty}), {others}"
+
+
+def without_unknown(source: Source, tags: Mapping[str, set[int]], negative: set[str]) -> Source:
+    """The data set without the training images of which nothing is known."""
+    gone = set(unknown(source, tags, negative))
+    train, score = ([name for name in source.splits[split] if name not in gone] for split in ("train", "score"))
+    print(f"{len(gone)} training photographs without a tag left out", flush=True)
     return with_train(source, train, score)
 
 
-def count(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> dict[str, Any]:
-    """Photographs and masks of each split, and training images of each class."""
+def count(source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str]) -> dict[str, Any]:
+    """Photographs, masks and negatives of each split, and training images of each class."""
     masked = {picture.id for picture in source.pictures if picture.mask is not None}
     tagged = Counter(number for name in source.splits["train"] for number in tags[name])
     return {
         **{split: len(listed) for split, listed in source.splits.items()},
         "with_mask": {split: len(masked.intersection(listed)) for split, listed in source.splits.items()},
+        "negative": {split: len(negative.intersection(listed)) for split, listed in source.splits.items()},
         "tags": {name: tagged[i] for i, name in enumerate(classes.names) if i != classes.background},
     }

@@ -38,6 +38,7 @@ class Source:
     splits: dict[str, list[str]] = field(default_factory=dict)
     tags_from: str = ""
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was left out, and does no harm
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,20 @@ def with_train(source: Source, train: list[str], score: list[str]) -> Source:
     splits = {**source.splits, "train": train, "score": score}
     left = {*train, *splits["val"]}
     return replace(source, splits=splits, pictures=[picture for picture in source.pictures if picture.id in left])
+
+
+def strays(masks: Mapping[str, Path], photographs: Mapping[str, Path], where: Path, images: Path) -> list[str]:
+    """Masks that belong to no photograph, with what they may be meant for."""
+    names: dict[str, str] = {}
+    for name in photographs:
+        names.setdefault(name.rpartition("/")[2], name)
+    found = []
+    for name in sorted(masks.keys() - photographs.keys()):
+        base = name.rpartition("/")[2]
+        meant = names.get(base) or next((names[base[:n]] for n in range(len(base), 2, -1) if base[:n] in names), None)
+        remedy = f"move or rename it to {where / meant}.png" if meant else "rename it, or remove it"
+        found.append(f"{masks[name]}: no photograph of this name in {images.name}/; {remedy}")
+    return found
 
 
 def assemble(
