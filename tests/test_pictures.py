@@ -61,7 +61,9 @@ def test_what_is_transparent_is_white(form: str) -> None:
         picture = picture.convert("RGB").quantize(8)
         hidden = np.asarray(picture) == np.asarray(picture)[0, 0]
         read = read_photograph(encoded(picture, "PNG", transparency=int(np.asarray(picture)[0, 0])))
-        assert (read[hidden] == 255).all() and np.array_equal(read[~hidden], np.asarray(picture.convert("RGB"))[~hidden])
+        assert (read[hidden] == 255).all() and np.array_equal(
+            read[~hidden], np.asarray(picture.convert("RGB"))[~hidden]
+        )
         return
     read = read_photograph(encoded(picture.convert(form), "PNG"))
     expected = (rgb()[..., :1] * (alpha / 255)[..., None] + (255 - alpha)[..., None]).repeat(3, 2)

@@ -311,7 +311,7 @@ def test_subfolders_and_links_to_folders_are_taken(
     names = photographs.ids(got.photographs)
     expected = [*(f"a{i:02d}" for i in range(6)), *(f"day2/a{i:02d}" for i in (6, 7, 8))]
     assert sorted(names) == sorted([*expected, *(f"far/a{i:02d}" for i in (9, 10, 11))])
-    assert [found for found in got.tagged()] == [[["ant", "bee", "cow"][int(name[-2:]) % 3]] for name in names]
+    assert got.tagged() == [[["ant", "bee", "cow"][int(name[-2:]) % 3]] for name in names]
     assert has_mask(got.masks).all()
     said = capsys.readouterr().out
     assert f"{root}/images: 1 hidden files and folders left out (._a00.png)" in said
@@ -658,7 +658,10 @@ def turned_photograph(root: Path) -> None:
         (jpeg_mask, "masks/a00.jpg: .jpg found, .png expected; JPEG blurs class numbers, export it again"),
         (mask_elsewhere, "masks/a00.png: no photograph of this name in images/; move or rename it to "),
         (mask_of_another_name, "a00_mask.png: no photograph of this name in images/; move or rename it to "),
-        (too_many_pixels, "a00.png: has 196000000 pixels, at most 178956970 are read; make it smaller, or cut it in parts"),
+        (
+            too_many_pixels,
+            "a00.png: has 196000000 pixels, at most 178956970 are read; make it smaller, or cut it in parts",
+        ),
         (git_pointer, "a00.jpg: is a pointer of Git LFS, not the picture; fetch it with `git lfs pull`"),
         (turned_photograph, "before its EXIF rotation"),
     ],
@@ -702,9 +705,7 @@ def test_voc_problems(tmp_path: Path, out: Path) -> None:
     assert "train_aug.txt: 'a06' is not a training image" in message
 
 
-def test_masks_of_no_photograph_in_a_devkit(
-    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_of_no_photograph_in_a_devkit(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Some are a part of a devkit; where it is all of them, they are called wrongly."""
     root = make_voc(tmp_path / "VOC")
     save_mask(root / "SegmentationClass/other.png", np.zeros((H, W)))
@@ -718,9 +719,7 @@ def test_masks_of_no_photograph_in_a_devkit(
     assert "12 problem(s)" in message
 
 
-def test_the_folder_is_named_as_it_was_looked_for(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_named_as_it_was_looked_for(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     make_folder(tmp_path / "home" / "photos")

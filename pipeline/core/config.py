@@ -90,8 +90,8 @@ class Data(Settings):
     )
     untagged: Literal["error", "drop"] = Field(
         "error",
-        description="training images without a tag, as classes leave some: refuse the data set, or drop them; those said "
-        "to show none of the classes (tag `background`, empty mask) stay",
+        description="training images without a tag, as classes leave some: refuse the data set, or drop them; "
+        "those said to show none of the classes (tag `background`, empty mask) stay",
     )
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"

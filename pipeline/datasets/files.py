@@ -126,9 +126,7 @@ def foreign(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
     return printable(f"{path}: {path.suffix} found, {' or '.join(suffixes)} expected; {remedy}")
 
 
-def listing(
-    path: Path, problems: list[str], notes: list[str], suffixes: tuple[str, ...] = SUFFIXES
-) -> dict[str, Path]:
+def listing(path: Path, problems: list[str], notes: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
     """The pictures in a folder and its subfolders by name, their path from there without suffix, sorted. Those of other
     formats are among them, so that nothing but their format is complained of."""
     if not path.is_dir():

@@ -39,7 +39,8 @@ class Look:
     empty: set[str] = field(default_factory=set)
 
 
-# What an earlier look found: key → size, the classes in the mask where the tags come from there, and whether it is empty.
+# What an earlier look found: key → size, the classes in the mask where the tags come from there, and whether it is
+# empty.
 Known = Mapping[bytes, tuple[Size, set[int], bool]]
 
 

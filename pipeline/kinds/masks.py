@@ -1,5 +1,5 @@
-"""True masks at original resolution: mask u8, ragged, row by row the pixels of each, 255 = void or unknown; full_size i32
-[N,2], height and width of each; has_mask bool [N] (a mask without any object is known, not unknown)."""
+"""True masks at original resolution: mask u8, ragged, row by row the pixels of each, 255 = void or unknown; full_size
+i32 [N,2], height and width of each; has_mask bool [N] (a mask without any object is known, not unknown)."""
 
 from __future__ import annotations
 
