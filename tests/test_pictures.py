@@ -106,7 +106,7 @@ def test_masks_are_the_values_in_the_file() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_gray_masks_of_few_bits_hold_class_numbers(bits: int) -> None:
     """Pillow reads 3 of two bits as 255."""
-    values = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 2**bits
+    values = (np.arange(H * W) % 2**bits).astype(np.uint8).reshape(H, W)
     packed = np.packbits(np.unpackbits(values.reshape(-1, 1), axis=1)[:, -bits:].reshape(H, -1), axis=1)
 
     def chunk(name: bytes, body: bytes) -> bytes:

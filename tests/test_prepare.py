@@ -774,7 +774,7 @@ def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
     made(of_folder(root), out)
     before = {path.name: path.read_bytes() for path in out.glob("*.json")}
     (root / "images/a00.jpg").write_bytes(b"")
-    with pytest.raises(cli.InputError, match=r"a00\.jpg: cannot be decoded"):
+    with pytest.raises(cli.InputError, match=r"a00\.jpg: is empty; copy it again"):
         prepare("photographs", of_folder(root), out / "photographs.json")
     assert {path.name: path.read_bytes() for path in out.glob("*.json")} == before
     assert integrity.verify(out / "photographs.json") == []
