@@ -4,8 +4,9 @@
 
 Writes masks/<photo>.png (mode P, pixel = class id, at the photograph's own size, upright as its EXIF says),
 masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made.
-Subfolders are kept. A photo whose mask is there is skipped; a file that cannot be read is named at the end (exit
-code 1), the others are done. Photographs are never written to.
+Subfolders are kept, also behind links; hidden files are left alone. A photo whose mask is there is skipped; a picture
+that cannot be read, or has a format that is not, is named at the end (exit code 1), the others are done. Photographs
+are never written to.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
-from pipeline.datasets.files import FOREIGN, SUFFIXES, read_tags
-from pipeline.datasets.pictures import read_photograph
+from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
+from pipeline.datasets.pictures import Unusable, read_photograph
+from pipeline.datasets.tables import read_tags
 from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
@@ -44,41 +45,46 @@ class Photo:
     overlay: Path
 
 
-def find_photos(sources: Sequence[Path], out: Path) -> list[Photo]:
-    """All photographs below these folders or files, what lies in `out` excepted.
+def find_photos(sources: Sequence[Path], out: Path) -> tuple[list[Photo], dict[Path, str]]:
+    """All photographs below these folders or files, what lies in `out` excepted; and the pictures that are not read,
+    with the reason. What else is left out is printed.
 
     Raises InputError when there are none, when two would share a mask, or when a result would replace a photograph.
     """
-    found: dict[str, Photo] = {}
-    foreign: list[str] = []
+    found, refused = dict[str, Photo](), dict[Path, str]()
+
+    def shared(path: Path, first: Path, name: str) -> InputError:
+        return InputError(printable(f"{path} and {first} would share the mask {name}.png; rename one"))
+
     for source in sources:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder")
-        folder = source if source.is_dir() else source.parent
-        paths = sorted(source.rglob("*")) if source.is_dir() else [source]
-        for path in paths:
-            inside = folder.resolve() != out.resolve() and out.resolve() in path.resolve().parents
-            if not path.is_file() or path.name.startswith(".") or (source.is_dir() and inside):
-                continue
-            if path.suffix.lower() not in SUFFIXES:
-                foreign += [str(path)] * (path.suffix.lower() in FOREIGN)
-                continue
-            relative = path.relative_to(folder).with_suffix("")
-            name = relative.as_posix()
+        if source.is_dir():
+            seen = see(source, out=out)
+        elif source.suffix.lower() in SUFFIXES:
+            seen = Seen({identity(source.name): source})
+        else:
+            seen = Seen(foreign={source.stem: source})
+        for note in seen.notes(source):
+            print(note, flush=True)
+        for second, first in seen.twins:
+            raise shared(second, first, identity(second.relative_to(source).as_posix()))
+        refused |= {path: foreign(path).partition(": ")[2] for path in seen.foreign.values()}
+        refused |= {source / name: reason for name, _, reason in (line.partition(": ") for line in seen.left.closed)}
+        for name, path in seen.found.items():
             if name in found:
-                raise InputError(f"{path} and {found[name].path} would share the mask {name}.png; rename one")
-            overlay = out / "overlays" / f"{name}.jpg"
-            found[name] = Photo(path, name, out / f"{name}.png", overlay)
-    if foreign:
-        print(f"{len(foreign)} pictures are left out ({foreign[0]}, …): {', '.join(SUFFIXES)} expected; convert them")
+                raise shared(path, found[name].path, name)
+            found[name] = Photo(path, name, out / f"{name}.png", out / "overlays" / f"{name}.jpg")
     if not found:
-        raise InputError(f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)")
+        reasons = [f"  {path}: {reason}" for path, reason in refused.items()]
+        where = f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)"
+        raise InputError(printable("\n".join([where, *reasons])))
     originals = {photo.path.resolve() for photo in found.values()}
     for photo in found.values():
         for result in (photo.mask, photo.overlay):
             if result.resolve() in originals:
                 raise InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
-    return list(found.values())
+    return list(found.values()), refused
 
 
 def possible_classes(path: Path, names: list[str], background: int | None) -> dict[str, np.ndarray]:
@@ -96,8 +102,7 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     ids = np.arange(len(names))
     return {
         photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
-        for name, found in tags.items()
-        for photo in (name, normalize("NFD", name))  # as macOS writes it; tables are read composed
+        for photo, found in tags.items()
     }
 
 
@@ -168,11 +173,16 @@ def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Seque
         )
 
 
+def why(error: Exception) -> str:
+    """One line; what only a person can help says so itself."""
+    return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+
+
 def run(args: argparse.Namespace) -> dict[Path, str]:
     """Write masks and overlays. Returns the files that failed and why."""
     artifact = store.Artifact(args.model, "model")
     names, background = artifact.meta["classes"], artifact.meta.get("background", 0)
-    photos = find_photos(args.photos, args.out)
+    photos, refused = find_photos(args.photos, args.out)
     tags = possible_classes(args.tags, names, background) if args.tags else {}
     if args.max_side is None:
         args.max_side = artifact.meta.get("max_side", 0)
@@ -190,7 +200,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     untagged = sum(photo.name not in tags and Path(photo.name).name not in tags for photo in todo) if tags else 0
     if untagged:
         print(f"{untagged} photos are not in {args.tags}: there the network alone decides")
-    masks, failed = masks_of(args, artifact), dict[Path, str]()
+    masks, failed = masks_of(args, artifact), dict(refused)
     if args.overwrite:  # now, not one by one: a run that is stopped must not leave masks of two models behind
         for photo in todo:
             photo.mask.unlink(missing_ok=True)
@@ -204,7 +214,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
                 rgb = read_photograph(photo.path)
                 small = reduced(rgb, args.max_side) if args.max_side else rgb
             except Exception as error:
-                failed[photo.path] = f"{type(error).__name__}: {error}"
+                failed[photo.path] = why(error)
                 continue
             yield Opened(photo, rgb, small, tags.get(photo.name, tags.get(Path(photo.name).name)))
 
@@ -219,9 +229,9 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
             write_atomic(photo.mask, show.palette_png(labels))
             found = ", ".join(names[k] for k in np.unique(labels) if k != background) or "background only"
             took = f"{time.monotonic() - started:.1f} s"
-            print(f"{numbers[photo.name]}/{len(todo)}  {photo.name}  {found}  {took}", flush=True)
+            print(printable(f"{numbers[photo.name]}/{len(todo)}  {photo.name}  {found}  {took}"), flush=True)
         except Exception as error:  # one bad file must not cost the others; all are named at the end
-            failed[photo.path] = f"{type(error).__name__}: {error}"
+            failed[photo.path] = why(error)
         started = time.monotonic()
     return failed
 
@@ -255,8 +265,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.guarded(lambda: failed.update(run(args)))
     if failed:
         print(f"\n{len(failed)} file(s) could not be done:")
-        for path, why in failed.items():
-            print(f"  {path}: {why}")
+        for path, reason in failed.items():
+            print(printable(f"  {path}: {reason}"))
         raise SystemExit(1)
 
 

@@ -2,8 +2,7 @@
 
     photographs  rgb u8 [N,S,S,3], size i32 [N,2]: upright, RGB, reduced to max_side; tables id, split_<name>
     tags         tags bool [N,C], the column is the class id
-    masks        mask u8 [N,H0,W0] at original resolution, where scores are taken; full_size i32 [N,2];
-                 has_mask bool [N]
+    masks        mask u8, ragged, at original resolution, where scores are taken; full_size i32 [N,2]; has_mask bool [N]
 
 Each depends on its own files alone, row by row: a corrected mask makes one row of masks. Whichever is made first looks
 at everything and reports all it finds wrong in one message, before anything is written; the others take its inventory
@@ -12,7 +11,8 @@ at everything and reports all it finds wrong in one message, before anything is 
 Reads: the built-in demo set, a VOC devkit or a plain folder (datasets/ says what lies where); tags and masks read
 photographs too, whose rows theirs are. Rows: the training list, then the validation list.
 Cost: every new file is read twice and decoded twice, 5 ms of CPU at 256 pixels; known files are hashed only.
-Memory: one shard of rows, so 64 masks at original resolution: 1 GB more for photographs of 12 megapixels.
+Memory: the largest photograph three times, or the 64 masks of a shard, each at its own size: 1 GB for those of 12
+megapixels.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ from pipeline.datasets.layouts import at, root_of
 from pipeline.datasets.look import NO_MASK, Content
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import VOID, resize_image
-
-CANVAS = 64  # mask canvases grow in steps of this, so that a slightly larger photograph changes no row
 
 
 def make_photographs(data: Data, inventory: Inventory, out: Path) -> None:
@@ -94,7 +92,6 @@ def make_masks(data: Data, inventory: Inventory, out: Path) -> None:
     has = np.array([bytes(digest) != NO_MASK for digest in inventory.mask_digest])
     # One pixel of void stands for a mask that is not there: nothing here depends on photographs.
     sizes = np.where(has[:, None], inventory.size, 1).astype(np.int32)
-    canvas = tuple(-(-int(longest) // CANVAS) * CANVAS for longest in sizes.max(0))
     meta = {name: inventory.about[name] for name in ("classes", "background")}
     common = repr((code("masks", data), inventory.values.tolist()))
     made_of = zip(inventory.mask_digest, sizes, strict=True)
@@ -105,21 +102,20 @@ def make_masks(data: Data, inventory: Inventory, out: Path) -> None:
 
     def compute(indices: list[int]) -> Iterator[store.Row]:
         for i in indices:
-            mask = np.full(canvas, VOID, np.uint8)
+            mask = np.full((1, 1), VOID, np.uint8)
             if has[i]:
                 content = as_seen(inventory.mask[i], bytes(inventory.mask_digest[i]), root)
-                h, w = sizes[i]
-                mask[:h, :w] = inventory.values[looking.mask_values(content)]
-            yield {"mask": mask, "full_size": sizes[i], "has_mask": has[i]}
+                mask = inventory.values.astype(np.uint8)[looking.mask_values(content)]
+            yield {"mask": mask.ravel(), "full_size": sizes[i], "has_mask": has[i]}
 
     store.write_rows(
         out,
         header,
-        {"mask": (canvas, np.uint8), "full_size": ((2,), np.int32), "has_mask": ((), np.bool_)},
+        {"mask": ((None,), np.uint8), "full_size": ((2,), np.int32), "has_mask": ((), np.bool_)},
         keys,
         compute,
         meta,
-        axes="photograph, row, column",
+        axes="photograph, pixel",
     )
 
 

@@ -55,17 +55,22 @@ def job(settings: Step, out: Path, inputs: dict[str, store.Artifact] | None = No
 def rows_artifact(
     path: Path,
     kind: str,
-    arrays: dict[str, np.ndarray],
+    arrays: dict[str, Any],
     meta: dict,
     tables: dict[str, np.ndarray] | None = None,
     header: Header = None,
 ) -> store.Artifact:
-    """A row artifact that holds these arrays, [N, ...] each."""
+    """A row artifact that holds these arrays, [N, ...] each; a list of arrays is ragged."""
     count = len(next(iter(arrays.values())))
     store.write_rows(
         path,
         header or store.Header(kind=kind, stage="test", settings={}, code="test"),
-        {name: (array.shape[1:], array.dtype) for name, array in arrays.items()},
+        {
+            name: ((None, *array[0].shape[1:]), array[0].dtype)
+            if isinstance(array, list)
+            else (array.shape[1:], array.dtype)
+            for name, array in arrays.items()
+        },
         [b"%016d" % i for i in range(count)],
         lambda rows: ({name: array[i] for name, array in arrays.items()} for i in rows),
         meta,
@@ -156,9 +161,8 @@ def masks(
 ) -> store.Artifact:
     """`masks`: uint8 [h0,w0] at the original resolution, None where a photograph has none."""
     found = [np.full((1, 1), VOID, np.uint8) if part is None else part.astype(np.uint8) for part in maps]
-    tall, wide = (-(-max(part.shape[axis] for part in found) // 64) * 64 for axis in (0, 1))
     arrays = {
-        "mask": on_canvas(found, (tall, wide), VOID),
+        "mask": [part.ravel() for part in found],
         "full_size": np.array([part.shape for part in found], np.int32),
         "has_mask": np.array([part is not None for part in maps]),
     }

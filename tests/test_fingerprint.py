@@ -142,6 +142,19 @@ def test_voc_looks_at_listed_pictures_only(tmp_path: Path) -> None:
     assert changed(data, lambda: None, data_of("voc", root, voc={"tags": "csv"})) == {"inventory", "tags"}
 
 
+def test_subfolders_and_links_to_folders_count(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    data = data_of("folder", root)
+    write(tmp_path / "far/b00.jpg", "photograph")
+    assert changed(data, lambda: write(root / "images/day2/a00.jpg")) == ALL
+    assert changed(data, lambda: (root / "images/far").symlink_to(tmp_path / "far")) == ALL
+    assert fingerprints(data).count == 14
+    assert changed(data, lambda: same_size(tmp_path / "far/b00.jpg")) == {"inventory", "photographs"}
+    assert changed(data, lambda: write(root / "images/.hidden/b01.jpg")) == set()
+    assert changed(data, lambda: (root / "images/day2/back").symlink_to(root)) == ALL, "a circle is gone round once"
+    assert changed(data, lambda: same_size(root / "images/day2/a00.jpg")) == {"inventory", "photographs"}
+
+
 def test_a_copy_elsewhere_is_the_same(tmp_path: Path) -> None:
     one, other = make_folder(tmp_path / "one"), make_folder(tmp_path / "other")
     for path in one.rglob("*"):

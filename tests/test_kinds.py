@@ -71,14 +71,16 @@ def test_mean_colour_ignores_padding(photos: store.Artifact) -> None:
     np.testing.assert_array_equal(photographs.mean_colour(photos, np.array([0])), [10, 20, 30])
 
 
-def test_true_masks_without_their_padding(tmp_path: Path) -> None:
-    mask = np.full((2, 8, 8), pixels.VOID, np.uint8)
-    mask[0, :4, :6] = 3
+def test_true_masks_each_at_its_size(tmp_path: Path) -> None:
+    mask = [np.full(24, 3, np.uint8), np.full(1, pixels.VOID, np.uint8)]
     arrays = {"mask": mask, "full_size": np.array([[4, 6], [1, 1]], np.int32), "has_mask": np.array([True, False])}
     made = artifact(tmp_path / "m.json", "masks", arrays)
     assert masks.true_mask(made, 0).tolist() == [[3] * 6] * 4
     assert masks.true_mask(made, 1).tolist() == [[pixels.VOID]]
     assert masks.has_mask(made).tolist() == [True, False]
+    older = artifact(tmp_path / "older.json", "masks", {**arrays, "mask": np.zeros((2, 8, 8), np.uint8)})
+    with pytest.raises(store.ArtifactError, match="run again"):
+        masks.true_mask(older, 0)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def test_masks_are_the_true_ones_reduced_and_as_many_as_asked(
     }
 
 
+def test_photographs_that_show_nothing_are_drawn_like_a_class(tmp_path: Path) -> None:
+    """One of two classes and nothing by turns: of three, one each."""
+    table = np.zeros((9, 3), bool)
+    table[0::3, 1] = table[1::3, 2] = True
+    maps = [np.full((20, 30), i % 3 + 1 if i % 3 < 2 else 0, np.uint8) for i in range(9)]
+    given = planted.dataset(tmp_path, [np.zeros((20, 30, 3), np.uint8)] * 9, table, maps)
+    for seed in range(5):
+        masks.run(planted.job(Masks(fraction=1 / 3), tmp_path / f"{seed}.json", given, seed=seed))
+        made = store.Artifact(tmp_path / f"{seed}.json", "labels")
+        drawn = made.read("covered").nonzero()[0]
+        assert sorted(i % 3 for i in drawn.tolist()) == [0, 1, 2]
+        for i in drawn.tolist():
+            np.testing.assert_array_equal(labels_at(made, given["photographs"], i), maps[i])
+
+
 def test_no_masks_at_all_is_a_message(tmp_path: Path) -> None:
     given = world(tmp_path, 0, known=0)
     with pytest.raises(InputError, match="no image of split train has a mask"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.datasets.files import read_tags
 from pipeline.datasets.pictures import Unusable, look_at_photograph, read_mask, read_photograph
+from pipeline.datasets.tables import read_tags
 
 H, W = 24, 40
 
@@ -49,6 +51,26 @@ def test_a_png_may_say_behind_its_pixels_how_it_is_turned() -> None:
     assert look_at_photograph(moved) == (W, H)
 
 
+@pytest.mark.parametrize("form", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(form: str) -> None:
+    """Whatever colours lie under it; half transparent is half white."""
+    alpha = np.full((H, W), 255, np.uint8)
+    alpha[:8], alpha[8:16] = 0, 128
+    picture = Image.fromarray(np.dstack([rgb()[..., :1].repeat(3, 2), alpha]))
+    if form == "P":  # one entry of the palette is transparent
+        picture = picture.convert("RGB").quantize(8)
+        hidden = np.asarray(picture) == np.asarray(picture)[0, 0]
+        read = read_photograph(encoded(picture, "PNG", transparency=int(np.asarray(picture)[0, 0])))
+        assert (read[hidden] == 255).all() and np.array_equal(
+            read[~hidden], np.asarray(picture.convert("RGB"))[~hidden]
+        )
+        return
+    read = read_photograph(encoded(picture.convert(form), "PNG"))
+    expected = (rgb()[..., :1] * (alpha / 255)[..., None] + (255 - alpha)[..., None]).repeat(3, 2)
+    assert np.abs(read - expected).max() < 1
+    assert (read[:8] == 255).all() and np.array_equal(read[16:], rgb()[16:, :, :1].repeat(3, 2))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
 def test_every_kind_of_8_bit_picture_becomes_rgb_that_can_be_written_to(mode: str) -> None:
     picture = Image.fromarray(rgb()).convert(mode)
@@ -79,6 +101,32 @@ def test_masks_are_the_values_in_the_file() -> None:
     assert np.array_equal(deep, values * 200)
     with pytest.raises(Unusable, match="holds RGB colours"):
         read_mask(encoded(Image.fromarray(rgb()), "PNG"))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_masks_of_few_bits_hold_class_numbers(bits: int) -> None:
+    """Pillow reads 3 of two bits as 255."""
+    values = (np.arange(H * W) % 2**bits).astype(np.uint8).reshape(H, W)
+    packed = np.packbits(np.unpackbits(values.reshape(-1, 1), axis=1)[:, -bits:].reshape(H, -1), axis=1)
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", W, H, bits, 0, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert np.array_equal(read_mask(file), values)
+
+
+def test_what_is_no_picture_says_what_it_is() -> None:
+    for content, finding in (
+        (b"", "is empty; copy it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "fetch it with `git lfs pull`"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC or AVIF"),
+        (b"<html>", "cannot identify its format"),
+    ):
+        with pytest.raises(Unusable, match=finding):
+            look_at_photograph(content)
 
 
 def test_tags_of_any_table(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ a bad neighbour."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from pipeline import predict
 from pipeline.core import store
-from pipeline.datasets import look, pictures
+from pipeline.datasets import files, look, pictures
 from pipeline.kinds.pixels import resize_nearest
 from pipeline.networks.door import open_network
 
@@ -190,10 +191,37 @@ def test_a_broken_file_is_named_and_the_others_are_done(
     Image.fromarray(np.zeros((40, 40), np.uint16)).save(photos / "deep.png")
     assert call(model, photos, "--out", tmp_path / "out") == 1
     said = capsys.readouterr().out
-    last = said.split("3 file(s) could not be done")[1]
+    last = said.split("4 file(s) could not be done")[1]
     assert all(name in last for name in ("broken.jpg", "text.png", "deep.png"))
-    assert "1 pictures are left out" in said and "scan.tif" in said
+    assert "scan.tif: .tif found, .jpg or .jpeg or .png expected; convert it to .jpg or .png" in last
+    assert "1 hidden files and folders left out (._a.png)" in said
     assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {"a.png", "b.png"}
+
+
+def test_a_folder_is_seen_as_prepare_sees_it(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links to folders are followed, but not in circles; hidden folders are none; what is no picture is named."""
+    (photos / ".thumbnails").mkdir()
+    Image.fromarray(stripes(64, 1)).save(photos / ".thumbnails" / "t.png")
+    (photos / "notes.txt").write_text("no picture, and none meant")
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(stripes(64, 3)).save(tmp_path / "elsewhere" / "c.png")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    os.rename(photos / "b.PNG", os.fsencode(photos) + b"/caf\xe9.png")
+    out, problems, notes = tmp_path / "out", list[str](), list[str]()
+    assert call(model, photos, "--out", out, "--no-overlays") == 0
+    said = capsys.readouterr().out
+    found = {os.fsencode(path.relative_to(out)) for path in out.rglob("*.png")}
+    assert found == {b"a.png", b"caf\xe9.png", b"more/a.png", b"linked/c.png"}
+    assert mask_of(out / "linked" / "c.png").tolist() == striped(64, 3)
+    assert "caf\\udce9" in said and said.isascii()
+    assert set(files.listing(photos, problems, notes)) == {"a", "more/a", "linked/c"}
+    assert len(notes) == 2 and all(note in said for note in notes)
+    assert len(problems) == 1 and "a name that is not UTF-8" in problems[0]
+    (photos / "linked" / "back").symlink_to(photos)
+    assert call(model, photos, "--out", out, "--no-overlays") == 1
+    assert "linked/back: a link to a folder that it lies in; remove it" in capsys.readouterr().out
 
 
 def test_what_is_there_is_skipped_unless_told(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,7 @@ from pipeline.datasets import collage
 from pipeline.datasets import look as looking
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.inventory import FILE, LINES, Inventory, load, take_inventory
+from pipeline.datasets.layouts import absent
 from pipeline.datasets.source import draw_val
 from pipeline.datasets.spelling import slip
 from pipeline.datasets.summary import grouped
@@ -165,7 +167,7 @@ def test_folder(tmp_path: Path, out: Path) -> None:
     assert got.tagged() == [[["ant", "bee", "cow"][i % 3]] for i in range(12)]
     assert got.photographs["rgb"].shape == (12, 32, 32, 3)
     assert photographs.size(got.photographs, 0) == (23, 32)
-    assert got.masks["mask"].shape == (12, 64, 64)
+    assert got.masks["mask"].shape == (12 * H * W,), "each mask at its own size"
     assert got.masks["full_size"].tolist() == [[H, W]] * 12
     assert has_mask(got.masks).all()
 
@@ -179,7 +181,6 @@ def test_photographs_are_reduced_and_masks_are_not(tmp_path: Path, out: Path) ->
     assert not np.asarray(got.photographs["rgb"][3])[23:].any()
     with Image.open(root / "masks/a03.png") as mask:
         assert np.array_equal(true_mask(got.masks, 3), np.asarray(mask))
-    assert (np.asarray(got.masks["mask"][3])[H:] == VOID).all()
     whole = made(of_folder(root, max_side=100), out / "whole")
     with Image.open(root / "images/a03.jpg") as picture:
         assert np.array_equal(image(whole.photographs, 3), np.asarray(picture))
@@ -218,7 +219,7 @@ def test_only_some_photographs_have_a_mask(tmp_path: Path, out: Path) -> None:
     got = made(of_folder(root), out)
     assert np.flatnonzero(~has_mask(got.masks)).tolist() == [1, 9]
     assert true_mask(got.masks, 1).tolist() == [[VOID]]
-    assert got.masks["mask"].shape == (12, 64, 64), "a photograph without a mask needs no room for one"
+    assert got.masks["mask"].shape == (10 * H * W + 2,), "a photograph without a mask needs no room for one"
 
 
 def test_a_missing_list_is_what_the_other_leaves(tmp_path: Path, out: Path) -> None:
@@ -255,7 +256,74 @@ def test_training_images_without_a_tag_can_be_dropped(tmp_path: Path, out: Path,
     got = made(of_folder(root, untagged="drop", **settings), out)
     assert got.names("train") == got.names("score") == ["a00", "a02", "a03", "a05", "a06"]
     assert len(got.names("val")) == 4, "validation keeps images that hold none of the classes"
-    assert got.tags["tags"].shape[0] == got.masks["mask"].shape[0] == 9
+    assert got.tags["tags"].shape[0] == len(has_mask(got.masks)) == 9
+
+
+@pytest.mark.parametrize("tags_from", ["csv", "masks"])
+def test_photographs_that_show_nothing_are_known_to(
+    tmp_path: Path, out: Path, tags_from: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tagged `background`, or with an empty mask: rows without a positive tag. Of others nothing is known."""
+    root = make_folder(tmp_path / "d")
+    for name in ("a00", "a04", "a08"):
+        values = np.zeros((H, W))
+        values[0] = VOID if name == "a00" else 0
+        save_mask(root / "masks" / f"{name}.png", values)
+    if tags_from == "masks":
+        (root / "tags.csv").unlink()
+    else:
+        rows = (root / "tags.csv").read_text().replace("a00,ant", "a00,background").replace("a04,bee", "a04,")
+        (root / "tags.csv").write_text(rows.replace("a08,cow", "a08,background"))
+    negative = [[], ["bee"], ["cow"], ["ant"], [], ["cow"], ["ant"], ["bee"], [], ["ant"], ["bee"], ["cow"]]
+    got = made(of_folder(root), out)
+    assert got.tagged() == negative
+    said = capsys.readouterr().out
+    assert "(no class)           2       1\n" in said
+    assert ("1 of 12 hold 0 and 255 alone (a00)" in said) == (tags_from == "masks")
+    assert noted(out).about["counts"]["negative"] == {"train": 2, "val": 1, "score": 2}
+    save_mask(root / "masks/a01.png", np.full((H, W), 2))  # the others are known, and stay what they are
+    assert made(of_folder(root), out).tagged() == negative
+    assert len(made(of_folder(root, untagged="drop"), out / "drop").names("train")) == 8, "they stay"
+    # Nothing is known where the mask is void throughout, and where there is neither tag nor mask.
+    save_mask(root / "masks/a00.png", np.full((H, W), VOID))
+    (root / "masks/a04.png").unlink()
+    message = refused(of_folder(root), out / "unknown")
+    if tags_from == "csv":
+        assert "a04.jpg: no class in tags.csv; tag it (`background` where it shows none), remove it" in message
+        assert "a00.jpg" not in message
+    else:
+        assert "a04.jpg: no mask, from which its tags are taken; add it, remove it" in message
+        assert "a00.jpg: no class in its mask; tag it (an empty mask), remove it" in message
+    left = made(of_folder(root, untagged="drop"), out / "known").names("train")
+    assert left == [f"a{i:02d}" for i in range(8) if i != 4 and (i or tags_from == "csv")]
+
+
+def test_subfolders_and_links_to_folders_are_taken(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "d", val=0)
+    (root / "tags.csv").unlink()
+    for folder, suffix in (("images", "jpg"), ("masks", "png")):
+        day, far = root / folder / "day2", tmp_path / "elsewhere" / folder
+        day.mkdir()
+        far.mkdir(parents=True)
+        for i in range(6, 12):
+            file = f"a{i:02d}.{suffix}"
+            (root / folder / file).rename((day if i < 9 else far) / file)
+        (root / folder / "far").symlink_to(far)
+        (root / folder / "._a00.png").write_bytes(b"what some systems leave")
+        (root / folder / "notes.txt").write_text("no picture")
+    got = made(of_folder(root), out, verify=True)
+    names = photographs.ids(got.photographs)
+    expected = [*(f"a{i:02d}" for i in range(6)), *(f"day2/a{i:02d}" for i in (6, 7, 8))]
+    assert sorted(names) == sorted([*expected, *(f"far/a{i:02d}" for i in (9, 10, 11))])
+    assert got.tagged() == [[["ant", "bee", "cow"][int(name[-2:]) % 3]] for name in names]
+    assert has_mask(got.masks).all()
+    said = capsys.readouterr().out
+    assert said.index("(all)") < said.index("left out"), "behind the classes"
+    assert said.count("left out") == 4, "once"
+    assert f"{root}/images: 1 hidden files and folders left out (._a00.png)" in said
+    assert f"{root}/masks: 1 .txt files left out (notes.txt)" in said
 
 
 @pytest.mark.parametrize("tags_from", ["xml", "csv", "masks"])
@@ -412,7 +480,9 @@ def spoil(root: Path) -> dict[str, str]:
     Image.fromarray(photograph(50)).save(images / "a09.png")
     Image.fromarray(photograph(51)).save(images / "b00.bmp")
     save_mask(masks / "stray.png", np.zeros((H, W)))
+    (images / "back").symlink_to(images)
     return {
+        "images/back": "a link to a folder that it lies in; remove it",
         "a00.jpg": "truncated",
         "a01.jpg": "cannot identify",
         "masks/a02.png": "cannot be decoded",
@@ -529,6 +599,42 @@ def foreign_name(root: Path) -> None:
     os.link(os.fsencode(root / "images/a00.jpg"), os.fsencode(root / "images") + b"/\xff.jpg")
 
 
+def link_to_itself(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    (root / "images/a00.jpg").symlink_to(root / "images/a00.jpg")
+
+
+def other_format(root: Path) -> None:
+    (root / "images/a00.jpg").rename(root / "images/a00.heic")
+
+
+def jpeg_of_another_name(root: Path) -> None:
+    (root / "images/a00.jpg").rename(root / "images/a00.jfif")
+
+
+def jpeg_mask(root: Path) -> None:
+    (root / "masks/a00.png").unlink()
+    Image.new("L", (W, H)).save(root / "masks/a00.jpg")
+
+
+def mask_elsewhere(root: Path) -> None:
+    (root / "images/day1").mkdir()
+    (root / "images/a00.jpg").rename(root / "images/day1/a00.jpg")
+
+
+def mask_of_another_name(root: Path) -> None:
+    (root / "masks/a00.png").rename(root / "masks/a00_mask.png")
+
+
+def too_many_pixels(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    Image.new("1", (14000, 14000)).save(root / "images/a00.png")
+
+
+def git_pointer(root: Path) -> None:
+    (root / "images/a00.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
 def turned_photograph(root: Path) -> None:
     save_turned(root / "images/a00.jpg", photograph(0))
 
@@ -555,6 +661,17 @@ def turned_photograph(root: Path) -> None:
         (long_photograph, "a00.jpg: is 1024×24, 7 px narrow at the 300 px where saliency works; 8 expected, crop it"),
         (dangling_link, "a00.jpg: cannot be read (No such file or directory); mend the link"),
         (foreign_name, "images/\\udcff.jpg: a name that is not UTF-8; rename it"),
+        (link_to_itself, "a00.jpg: cannot be read (Too many levels of symbolic links); mend the link"),
+        (other_format, "a00.heic: .heic found, .jpg or .jpeg or .png expected; convert it to .jpg or .png"),
+        (jpeg_of_another_name, "a00.jfif: .jfif found, .jpg or .jpeg or .png expected; rename it to .jpg"),
+        (jpeg_mask, "masks/a00.jpg: .jpg found, .png expected; JPEG blurs class numbers, export it again"),
+        (mask_elsewhere, "masks/a00.png: no photograph of this name in images/; move or rename it to "),
+        (mask_of_another_name, "a00_mask.png: no photograph of this name in images/; move or rename it to "),
+        (
+            too_many_pixels,
+            "a00.png: has 196000000 pixels, at most 178956970 are read; make it smaller, or cut it in parts",
+        ),
+        (git_pointer, "a00.jpg: is a pointer of Git LFS, not the picture; fetch it with `git lfs pull`"),
         (turned_photograph, "before its EXIF rotation"),
     ],
 )
@@ -593,8 +710,58 @@ def test_voc_problems(tmp_path: Path, out: Path) -> None:
     (root / "Annotations/a02.xml").unlink()
     message = refused(of_voc(root, voc={"train": "train", "score": "train_aug"}), out)
     assert "a01.xml: cannot be read" in message
-    assert "a02.jpg: no class in its annotation" in message
+    assert "a02.jpg: no class in its annotation; tag it (an empty mask), remove it" in message
     assert "train_aug.txt: 'a06' is not a training image" in message
+
+
+def test_masks_of_no_photograph_in_a_devkit(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some are a part of a devkit; where it is all of them, they are called wrongly."""
+    root = make_voc(tmp_path / "VOC")
+    save_mask(root / "SegmentationClass/other.png", np.zeros((H, W)))
+    made(of_voc(root), out)
+    assert "SegmentationClass: 1 masks of no photograph left out, the first" in capsys.readouterr().out
+    (root / "SegmentationClass/other.png").unlink()
+    for path in sorted((root / "SegmentationClass").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    message = refused(of_voc(root), out / "none")
+    assert "a00_mask.png: no photograph of this name in JPEGImages/; move or rename it to " in message
+    assert "12 problem(s)" in message
+
+
+def test_the_folder_is_named_as_it_was_looked_for(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    make_folder(tmp_path / "home" / "photos")
+    for root in ("photos", "~/pictures"):
+        data = of_folder(Path(root))
+        where = tmp_path / ("photos" if root == "photos" else "home/pictures") / "images"
+        assert absent(data) == f"{where}: no such folder; put the photographs there or set data.folder.root"
+        assert absent(data) in refused(data, out)
+    assert absent(of_folder(Path("~/photos"))) == ""
+    assert len(made(of_folder(Path("~/photos")), out).names("train")) == 8
+    assert "set data.voc.root" in absent(of_voc(tmp_path / "none"))
+    assert absent(of_voc(tmp_path / "none", voc={"download": True})) == absent(Data()) == ""
+
+
+def test_one_large_photograph_makes_no_other_row_larger(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is held, and stored, is each mask at its own size; nothing is computed again for a larger neighbour."""
+    root = make_folder(tmp_path / "d", count=64, val=8)
+    made(of_folder(root), out)
+    Image.new("RGB", (1600, 1200), (90, 120, 60)).save(root / "images/a03.jpg", quality=60)
+    save_mask(root / "masks/a03.png", np.ones((1200, 1600)))
+    capsys.readouterr()
+    tracemalloc.start()
+    got = made(of_folder(root), out, verify=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 1600 * 1200 / 2, "a canvas of its size for every row would take 123 MB"
+    assert computed(capsys.readouterr().out) == {"photographs": 1, "tags": 0, "masks": 1}
+    assert got.masks["mask"].shape == (63 * H * W + 1600 * 1200,)
+    assert true_mask(got.masks, 3).shape == (1200, 1600)
+    with Image.open(root / "masks/a04.png") as mask:
+        assert np.array_equal(true_mask(got.masks, 4), np.asarray(mask))
 
 
 def test_equal_problems_are_one(tmp_path: Path, out: Path) -> None:
@@ -871,7 +1038,7 @@ def test_problems_spare_what_was_made_before(tmp_path: Path, out: Path) -> None:
     made(of_folder(root), out)
     before = {path.name: path.read_bytes() for path in out.glob("*.json")}
     (root / "images/a00.jpg").write_bytes(b"")
-    with pytest.raises(cli.InputError, match=r"a00\.jpg: cannot be decoded"):
+    with pytest.raises(cli.InputError, match=r"a00\.jpg: is empty; copy it again"):
         prepare("photographs", of_folder(root), out / "photographs.json")
     assert {path.name: path.read_bytes() for path in out.glob("*.json")} == before
     assert integrity.verify(out / "photographs.json") == []
@@ -898,7 +1065,7 @@ def test_photographs_become_upright_rgb(tmp_path: Path, out: Path) -> None:
     got = made(of_folder(root, max_side=64), out)
     assert np.array_equal(image(got.photographs, 0), rgb)
     assert np.array_equal(image(got.photographs, 1), rgb[..., :1].repeat(3, 2))
-    assert np.array_equal(image(got.photographs, 2), rgb)
+    assert np.abs(image(got.photographs, 2) - (rgb * (200 / 255) + 55)).max() < 1, "what is transparent lies on white"
     assert np.abs(image(got.photographs, 3).astype(int) - rgb).mean() < 12
     assert noted(out).size[0].tolist() == [H, W]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     SerializerFunctionWrapHandler,
@@ -38,6 +39,17 @@ class ConfigError(ValueError):
 # ---------------------------------------------------------------------------------------------------------- data
 
 
+def _at_home(path: Path) -> Path:
+    """With ~ as the home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"a path that exists expected ({error})") from None
+
+
+Root = Annotated[Path, AfterValidator(_at_home)]
+
+
 class Demo(Settings):
     train: int = Field(160, ge=2, description="training pictures")
     val: int = Field(48, ge=1, description="validation pictures")
@@ -45,7 +57,7 @@ class Demo(Settings):
 
 
 class Voc(Settings):
-    root: Path = Field(Path("data/VOCdevkit/VOC2012"), description="folder with JPEGImages and ImageSets")
+    root: Root = Field(Path("data/VOCdevkit/VOC2012"), description="folder with JPEGImages and ImageSets")
     masks: str = Field("SegmentationClass", description="folder of palette masks below root")
     train: str = Field("train_aug", description="list of training images (tags, pseudo-labels, training)")
     val: str = Field("val", description="list the final network is scored on")
@@ -58,7 +70,7 @@ class Voc(Settings):
 
 
 class Folder(Settings):
-    root: Path = Field(Path("data/photos"), description="folder with images/, tags.csv and optional masks/, splits/")
+    root: Root = Field(Path("data/photos"), description="folder with images/, tags.csv and optional masks/, splits/")
     val_share: float = Field(0.2, gt=0, lt=1, description="seeded validation share where there is no splits/val.txt")
     seed: int = Field(0, description="seed of that draw")
 
@@ -77,7 +89,9 @@ class Data(Settings):
         "error", description="what a mask value of a class not kept becomes; error: refuse the data set"
     )
     untagged: Literal["error", "drop"] = Field(
-        "error", description="training images without a tag, as classes leave some: refuse the data set, or drop them"
+        "error",
+        description="training images without a tag, as classes leave some: refuse the data set, or drop them; "
+        "those said to show none of the classes (tag `background`, empty mask) stay",
     )
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"

@@ -28,6 +28,7 @@ SHARD = 64  # rows per file
 DIGEST = 16  # bytes
 CODEC = ZstdCodec(level=1, checksum=True)
 FLAT_BYTES = 2**20  # of a chunk of a ragged array
+PART_BYTES = 2**25  # of a ragged array that is written at once
 
 Row = dict[str, np.ndarray]
 Shape = tuple[int | None, ...]
@@ -189,7 +190,11 @@ class Rows:
         for name, value in block.items():
             if name in self.offsets:
                 lengths[name] = [len(row) for row in value]
-                _write_flat(self.arrays[name], self.offsets[name][-1], np.concatenate(value))
+                place, first = self.offsets[name][-1], 0
+                for end in _parts(value):  # one after the other: rows may be large
+                    flat = np.concatenate(value[first:end])
+                    _write_flat(self.arrays[name], place, flat)
+                    place, first = place + len(flat), end
             else:
                 _file(self.arrays[name], start // SHARD).unlink(missing_ok=True)  # Zarr would read it, damaged or not
                 self.arrays[name][start : start + len(value)] = value
@@ -229,6 +234,16 @@ def whole(group: zarr.Group, name: str) -> np.ndarray:
 
 def _file(array: Any, shard: int) -> Path:
     return Path(array.store.root, array.path, array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1)))
+
+
+def _parts(rows: Sequence[np.ndarray]) -> Iterator[int]:
+    """Where to cut these rows into parts of few chunks: the ends of each."""
+    size = 0
+    for end, row in enumerate(rows, 1):
+        size += row.nbytes
+        if size >= PART_BYTES or end == len(rows):
+            yield end
+            size = 0
 
 
 def _write_flat(array: Any, start: int, data: np.ndarray) -> None:

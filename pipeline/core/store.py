@@ -110,7 +110,10 @@ class Artifact:
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
             raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
         if not store_of(self.path).is_dir():
-            raise ArtifactError(f"{store_of(self.path)}: the manifest is there, the store is not; delete {self.path}")
+            raise ArtifactError(
+                f"{store_of(self.path)}: the manifest is there, the store is not; "
+                f"copy it beside the manifest, or, if it is lost, delete {self.path} and make it again"
+            )
 
     @property
     def older(self) -> bool:

@@ -25,11 +25,11 @@ NOTHING |= {"ignore", "clear", "clutter", "hintergrund", "fond", "fondo", "sfond
 NONE = "set data.background: none"
 
 
-def compare(source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look) -> None:
+def compare(source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str], found: Look) -> None:
     """Compare the masks with each other, with the class names and with the tags; causes go before what they cause."""
     causes = [*void_alone(source, classes, tags, found), *no_background(source, classes, found)]
     if source.tags_from != "masks" and not causes:
-        causes += apart(source, classes, tags, found)
+        causes += apart(source, classes, tags, negative, found)
     source.problems[:0] = causes
 
 
@@ -43,7 +43,7 @@ def void_alone(source: Source, classes: Classes, tags: Mapping[str, set[int]], f
         for name, values in found.values.items()
         if VOID in values and values <= {0, VOID} and not (said and tags.get(name) == set())
     ]
-    means = "and 255 means void; write class numbers, 1 for the first class"
+    means = "and 255 means void; write class numbers, 1 for the first class, and 0 alone where there is none"
     if odd and len(odd) == len(found.values):
         yield f"masks: all hold 0 and 255 alone, {means}"
     elif odd:
@@ -66,7 +66,9 @@ def no_background(source: Source, classes: Classes, found: Look) -> Iterator[str
     if zero < count / 2:
         source.warnings.append(f"{about}, rarer than a background; if it is a class as any other, {NONE}")
         return
-    tagged = {picture.id for picture in source.pictures if first in (picture.tags or ())}
+    said = {picture.id: picture.tags for picture in source.pictures if first in (picture.tags or ())}
+    empty = {name for name, tags in said.items() if tags == (first,) and found.values.get(name, {0}) <= {0, VOID}}
+    tagged = said.keys() - empty and said.keys()  # as a class; alone, and where no mask shows any, it means nothing
     differ = sum((0 in values) != (name in tagged) for name, values in found.values.items())
     beyond = max((max(values - {VOID}, default=0) for values in found.values.values()), default=0)
     above = "put `background` above it"
@@ -78,10 +80,13 @@ def no_background(source: Source, classes: Classes, found: Look) -> Iterator[str
         source.warnings.append(f"{about}, as a background is; if '{first}' is an object, {above}")
 
 
-def apart(source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look) -> Iterator[str]:
-    """Photographs whose tags and mask share no class, and classes that tags and masks never show together."""
-    names = [name for name in found.drawn if tags[name]]
-    bad = [name for name in names if not tags[name] & found.drawn[name]]
+def apart(
+    source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str], found: Look
+) -> Iterator[str]:
+    """Photographs whose tags and mask share no class, and classes that tags and masks never show together. Those that
+    are said to show no class are among them."""
+    names = [name for name in found.drawn if tags[name] or name in negative]
+    bad = [name for name in names if not tags[name] & found.drawn[name] and tags[name] | found.drawn[name]]
 
     def words(ids: Iterable[int]) -> str:
         return " ".join(classes.names[i] for i in sorted(ids)) or "nothing"

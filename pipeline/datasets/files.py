@@ -1,30 +1,23 @@
-"""Reading the small files of a data set: folders of pictures, lists, class names, tables of tags.
+"""Folders of pictures: what lies in them, by name, and what is left out.
 
 Bad data raises nothing here: every finding becomes a line in `problems` (file: what; what to do). No numpy, no torch.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import os
-import re
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of photographs
-FOREIGN = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
-MARKS = (  # byte order marks; UTF-32's begins as UTF-16's does
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-HEADER = re.compile(r'"?image"?\s*([,;\t])\s*"?tags?"?', re.IGNORECASE)
-TICKS = {"", "0", "1", "0.0", "1.0", "x", "y", "n", "yes", "no", "true", "false"}  # of a table with a column per tag
+MASKS = (".png",)
+FOREIGN = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".ppm", ".psd", ".tif", ".tiff"),
+    *(".webp", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)  # of pictures that are not read
+JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SHOWN = 5  # examples in a message
 
 
@@ -35,11 +28,12 @@ def identity(name: str) -> str:
     return unicodedata.normalize("NFC", stem if suffix.lower() in SUFFIXES else name)
 
 
-def printable(name: str) -> str:
+def printable(name: object) -> str:
     """A name as it can be shown; bytes that are no UTF-8 as \\udc.., line breaks and the like as \\n."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def some(names: Collection[str]) -> str:
@@ -47,26 +41,36 @@ def some(names: Collection[str]) -> str:
     return ", ".join([*list(names)[:SHOWN], *["…"] * (len(names) > SHOWN)])
 
 
-def listing(path: Path, problems: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """The pictures in a folder by name without suffix, sorted. Other files are let be, unless they are pictures too."""
-    if not path.is_dir():
-        problems.append(f"{path}: no such folder")
-        return {}
-    found: dict[str, Path] = {}
-    for name in sorted(entry.name for entry in os.scandir(path) if not is_folder(entry)):
-        suffix = os.path.splitext(name)[1].lower()
-        if name.startswith(".") or suffix not in SUFFIXES + FOREIGN:
-            continue
-        if printable(name) != name:
-            problems.append(f"{path}/{printable(name)}: a name that is not UTF-8; rename it")
-            continue
-        if suffix not in suffixes:
-            problems.append(f"{path / name}: {suffix} found, {' or '.join(suffixes)} expected; convert it without loss")
-            continue
-        first = found.setdefault(identity(name), path / name)
-        if first.name != name:
-            problems.append(f"{path / name}: '{identity(name)}' is also the name of {first.name}; rename one")
-    return found
+@dataclass
+class Left:
+    """What a walk passes by: hidden files and folders, and folders it cannot enter, each with the reason."""
+
+    hidden: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+
+def walk(
+    folder: Path, left: Left, out: Path | None = None, below: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, each with its path from there, in no order. Links to folders are followed, but none in
+    a circle; `out`, if it lies inside, is not entered. Raises OSError where the folder itself cannot be read."""
+    about = os.stat(folder)
+    here = about.st_dev, about.st_ino
+    if here in above:
+        left.closed.append(f"{below[:-1]}: a link to a folder that it lies in; remove it")
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = below + entry.name
+            if entry.name.startswith("."):
+                left.hidden.append(name)
+            elif not is_folder(entry):
+                yield name, entry
+            elif out is None or not out.exists() or not out.samefile(entry.path):
+                try:
+                    yield from walk(Path(entry.path), left, out, f"{name}/", (*above, here))
+                except OSError as error:
+                    left.closed.append(f"{name}: cannot be read ({error.strerror}); check its permissions")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -76,156 +80,94 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def read_text(path: Path, problems: list[str]) -> str:
-    """A text in UTF-8, or in what its byte order mark says (Excel and PowerShell write UTF-16), its characters composed
-    (NFC). Of a text that is neither the rest is read as Western European, so that one cause stays one finding."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        problems.append(f"{path}: cannot be read ({error.strerror}); check what it is and its permissions")
-        return ""
-    mark, encoding = next(((mark, name) for mark, name in MARKS if raw.startswith(mark)), (b"", "utf-8"))
-    raw = raw[len(mark) :]
-    try:
-        if encoding == "utf-8" and b"\0" in raw:
-            problems.append(f"{path}: holds NUL bytes, as UTF-16 without its mark does; save it as UTF-8")
-            return ""
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        byte = f"byte {raw[error.start]:#04x} in line {line}"
-        problems.append(f"{path}: is not {encoding.upper()} ({byte}); save it as UTF-8")
-        text = raw.decode("cp1252" if encoding == "utf-8" else encoding, "replace")
-    return unicodedata.normalize("NFC", text)
+@dataclass
+class Seen:
+    """What lies in a folder of pictures and its subfolders. Pictures by name: their path from there without suffix."""
+
+    found: dict[str, Path] = field(default_factory=dict)
+    foreign: dict[str, Path] = field(default_factory=dict)  # pictures that are not read, of names not found
+    twins: list[tuple[Path, Path]] = field(default_factory=list)  # second, and first, of a name
+    other: list[Path] = field(default_factory=list)  # no pictures, or of a name found
+    left: Left = field(default_factory=Left)
+
+    def notes(self, folder: Path) -> list[str]:
+        """What is left out without harm, a line a kind."""
+        kinds: dict[str, list[str]] = {"hidden files and folders": sorted(self.left.hidden)}
+        for path in self.other:
+            suffix = path.suffix.lower()
+            kind = f"{suffix} files" if suffix else "files without a suffix"
+            kinds.setdefault(kind, []).append(path.relative_to(folder).as_posix())
+        return [
+            printable(f"{folder}: {len(names)} {kind} left out ({', '.join(names[:3])}{', …' * (len(names) > 3)})")
+            for kind, names in kinds.items()
+            if names
+        ]
 
 
-def lines_of(path: Path, problems: list[str]) -> list[str]:
-    """Lines without blanks at their ends."""
-    return [line.strip() for line in read_text(path, problems).splitlines()]
-
-
-def read_list(path: Path, problems: list[str]) -> list[str]:
-    """One picture per line."""
-    if not path.is_file():
-        others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
-        problems.append(f"{path}: no such list; lists there: {others}")
-        return []
-    unread = list[str]()
-    counts = Counter(identity(line) for line in lines_of(path, unread) if line)
-    problems += unread
-    problems += [f"{path}: '{name}' is listed {n} times; keep one" for name, n in counts.items() if n > 1]
-    if not counts and not unread:
-        problems.append(f"{path}: empty; one image name per line expected")
-    return list(counts)
-
-
-def names_in(path: Path) -> list[str]:
-    """The pictures a list names, as often as it does; none where it cannot be read."""
-    return [identity(line) for line in lines_of(path, []) if line]
-
-
-def unknown(where: object, names: Iterable[str], photographs: Mapping[str, object], remedy: str) -> list[str]:
-    """Findings: names in a list or table that no photograph has. Where many are wrong for one reason, it is one."""
-    ends = {name.rpartition("/")[2]: name for name in photographs}
-    alike = {name.casefold(): name for name in photographs}
-    folders, cases, rest = dict[str, str](), dict[str, str](), list[str]()
+def see(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, out: Path | None = None) -> Seen:
+    """Look through a folder of pictures, sorted by name: what `prepare` and `predict` know of it."""
+    seen = Seen()
+    names = sorted(name for name, _ in walk(folder, seen.left, out))
     for name in names:
-        end = identity(name.replace("\\", "/").rpartition("/")[2])
-        if end in ends:
-            folders[name] = ends[end]
-        elif name.casefold() in alike:
-            cases[name] = alike[name.casefold()]
+        if os.path.splitext(name)[1].lower() not in suffixes:
+            continue
+        first = seen.found.setdefault(identity(name), folder / name)
+        if first != folder / name:
+            seen.twins.append((folder / name, first))
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes:
+            continue
+        stem = unicodedata.normalize("NFC", stem)
+        if suffix.lower() in SUFFIXES + FOREIGN and stem not in seen.found:
+            seen.foreign.setdefault(stem, folder / name)
         else:
-            rest.append(name)
-    found = []
-    for group, cause in ((folders, "with other folders than they lie in"), (cases, "in other capitals")):
-        if group:
-            pairs = some([f"{right} for '{name}'" for name, right in group.items()])
-            found.append(f"{where}: names {len(group)} photographs {cause}; write {pairs}")
-    return [*found, *(f"{where}: '{name}' has no photograph; {remedy}" for name in rest)]
+            seen.other.append(folder / name)
+    return seen
 
 
-def read_classes(path: Path, problems: list[str]) -> list[str]:
-    """One class per line; the line number, from 0, is the mask value."""
-    unread = list[str]()
-    names = [" ".join(name.split()) for name in read_text(path, unread).strip().splitlines()]
-    problems += unread
-    for name, n in Counter(names).items():
-        if not name or n > 1:
-            problems.append(
-                f"{path}: {f'{name!r} stands on {n} lines' if name else 'a line is empty'}; one class per line expected"
-            )
-        elif re.search("[,;]", name):
-            problems.append(f"{path}: '{name}' holds a comma or semicolon, which separate tags; one class per line")
-    for one, other in same_but_for_case(names):
-        problems.append(f"{path}: '{one}' and '{other}' differ in capitals alone; keep one, or name them apart")
-    if not 2 <= len(names) <= 255 and not unread:
-        problems.append(f"{path}: {len(names)} classes; 2 to 255 expected, the background, if there is one, first")
-    return names
+def foreign(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """What to do about a picture of a format that is not read."""
+    suffix = path.suffix.lower()
+    if suffixes == MASKS:
+        remedy = "JPEG blurs class numbers, export it again" if suffix in JPEG else "convert it without loss"
+    else:
+        remedy = "rename it to .jpg" if suffix in JPEG else "convert it to .jpg or .png"
+    return printable(f"{path}: {path.suffix} found, {' or '.join(suffixes)} expected; {remedy}")
 
 
-def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs (name, an earlier one) that mean the same to a person: they differ in capitals alone."""
-    first: dict[str, str] = {}
-    pairs = [(name, first.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)) for name in names]
-    return [(name, earlier) for name, earlier in pairs if name != earlier]
-
-
-def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-    """tags.csv: header `image,tags`, then a line per image. Image names come out without their suffix; folders in them
-    stay. Columns may be separated by what the header has between its two: a comma, semicolon or tab.
-
-    known: names of classes, of which those with spaces are recognised among the tags (see `split_tags`).
-    """
-    if not path.is_file():
-        problems.append(f"{path}: no such file; write a header `image,tags` and a line `photo1,cat dog` per image")
+def listing(path: Path, problems: list[str], notes: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+    """The pictures in a folder and its subfolders by name, their path from there without suffix, sorted. Those of other
+    formats are among them, so that nothing but their format is complained of."""
+    if not path.is_dir():
+        problems.append(f"{path.absolute()}: no such folder")
         return {}
-    unread = list[str]()
-    lines = lines_of(path, unread)
-    problems += unread
-    header = HEADER.fullmatch(lines[0]) if lines else None
-    if header is None:
-        if lines or not unread:
-            remedy = "write a line `photo1,cat dog` per image"
-            problems.append(f"{path}: {other_header(lines)}`image,tags` expected; {remedy}")
+    try:
+        seen = see(path, suffixes)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror}); check its permissions")
         return {}
-    tags: dict[str, tuple[str, ...]] = {}
-    phrases = frozenset(name for name in known if " " in name)
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            row = next(csv.reader([line], delimiter=header[1], skipinitialspace=True, strict=True), None)
-        except csv.Error as error:
-            problems.append(f'{path}: line {number}: {error}; close its quotes, `name,"tag tag"` expected')
-            continue
-        if not row:
-            continue
-        name = identity(row[0].strip())
-        if name in tags:
-            problems.append(f"{path}: line {number}: '{name}' has a line already; keep one")
-        elif len(row) < 2:
-            problems.append(f"{path}: line {number}: one column; `name,tag tag` expected")
-        tags.setdefault(name, split_tags(",".join(row[1:]), phrases))
-    return tags
+    notes += seen.notes(path)
+    problems += [printable(f"{path}/{line}") for line in sorted(seen.left.closed)]
+    problems += [foreign(file, suffixes) for file in seen.foreign.values()]
+    problems += [
+        printable(f"{file}: '{identity(file.name)}' is also the name of {first.name}; rename one")
+        for file, first in seen.twins
+    ]
+    found = {**seen.found, **seen.foreign}
+    wrong = [(name, reason) for name in found if (reason := unusable(name))]
+    problems += [printable(f"{found.pop(name)}: a name that {reason}; rename it") for name, reason in wrong]
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def other_header(lines: list[str]) -> str:
-    """What is wrong with the first line of a table."""
-    rows = [re.split("[,;\t]", line) for line in lines if line]
-    ticks = {cell.strip('" ').lower() for row in rows[1:] for cell in row[1:]}
-    if len(rows) > 1 and len(rows[0]) > 2 and ticks <= TICKS:
-        return f"a column for each tag found ({some(rows[0])}), all tags of an image in one column as "
-    return f"the first line is '{lines[0] if lines else ''}'; "
+def unusable(name: str) -> str:
+    """Why no line of a table could be this name; '' where one can."""
+    kinds = {unicodedata.category(letter) for letter in name} if not name.isprintable() else set[str]()
+    if "Cs" in kinds:
+        return "is not UTF-8"
+    return "holds a line break or the like" if kinds & {"Cc", "Zl", "Zp"} else ""
 
 
-def split_tags(text: str, phrases: Collection[str] = ()) -> tuple[str, ...]:
-    """Tags are separated by spaces, commas and semicolons; `phrases`, classes of several words, stay together."""
-    longest = max((phrase.count(" ") + 1 for phrase in phrases), default=1)
-    found: dict[str, None] = {}
-    for piece in re.split("[,;]", text):
-        words = piece.split()
-        while words:
-            sizes = range(min(longest, len(words)), 1, -1)
-            size = next((n for n in sizes if " ".join(words[:n]) in phrases), 1)
-            found[" ".join(words[:size])] = None
-            del words[:size]
-    return tuple(found)
+def is_read(file: object, suffixes: tuple[str, ...]) -> bool:
+    """Whether a picture has a format that is read; one that is composed has none."""
+    return not isinstance(file, Path) or file.suffix.lower() in suffixes

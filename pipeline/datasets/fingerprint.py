@@ -16,7 +16,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from pipeline.core.config import Data
-from pipeline.datasets.files import FOREIGN, SUFFIXES
+from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, walk
 from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
@@ -101,26 +101,20 @@ class Scan:
 
 
 def scan(folder: Path | None, suffixes: frozenset[str], wanted: frozenset[str] | None) -> Scan:
-    """Look at the files of a folder that have one of these suffixes and, if given, a wanted name. Their order, which
-    differs between file systems, does not count: each name's hash is summed, and summed weighted by size and time."""
+    """Look at the files of a folder and its subfolders that have one of these suffixes and, if given, a wanted name.
+    Their order, which differs between file systems, does not count: each name's hash is summed, and summed weighted by
+    size and time."""
     names = files = count = 0
-    try:
-        entries = os.scandir(folder) if folder is not None else None
-    except OSError:
-        entries = None
-    if entries is None:
+    if folder is None:
         return Scan("", "", 0)
-    with entries:
-        for entry in entries:  # a million times: each microsecond counts
-            name = entry.name
+    try:
+        for name, entry in walk(folder, Left()):  # a million times: each microsecond counts
             dot = name.rfind(".")
             if name[dot:].lower() not in suffixes or (
                 wanted is not None and normalize("NFC", name[:dot]) not in wanted
             ):
                 continue
             try:
-                if dot < 1 or entry.is_dir():
-                    continue
                 about = entry.stat()
                 weight = about.st_mtime_ns << 64 | about.st_size
             except OSError:  # a dangling link
@@ -130,4 +124,6 @@ def scan(folder: Path | None, suffixes: frozenset[str], wanted: frozenset[str] |
             names += hashed
             files += hashed * (weight + 1)
             count += 1
+    except OSError:
+        return Scan("", "", 0)
     return Scan(f"{names:x}", f"{files:x}", count)

@@ -2,6 +2,8 @@
 
     images/, and if there: masks/, tags.csv (image,tags), classes.txt, splits/{train,val,score}.txt
 
+images/ and masks/ may have subfolders, alike: images/day1/a.jpg is called day1/a, and its mask is masks/day1/a.png.
+
 Without tags.csv the tags are the classes in the masks; without classes.txt the classes are the tags.
 """
 
@@ -11,29 +13,26 @@ import hashlib
 from collections import Counter
 
 from pipeline.core.config import Data
-from pipeline.datasets.files import SUFFIXES, listing, names_in, read_classes, read_list, read_tags, some, unknown
-from pipeline.datasets.source import SPLITS, Source, Trace, assemble, draw_val, fill_splits
+from pipeline.datasets.files import MASKS, SUFFIXES, listing, some
+from pipeline.datasets.source import SPLITS, Source, Trace, assemble, draw_val, fill_splits, strays
 from pipeline.datasets.spelling import check_spelling
+from pipeline.datasets.tables import names_in, read_classes, read_list, read_tags, unfound
 
 
 def source(data: Data) -> Source:
-    settings, root, problems, warnings = data.folder, data.folder.root, list[str](), list[str]()
-    if not (root / "images").is_dir():
-        return Source(
-            problems=[f"{root / 'images'}: no such folder; put the photographs there or set data.folder.root"]
-        )
-    photographs = listing(root / "images", problems)
-    masks = listing(root / "masks", problems, (".png",)) if (root / "masks").is_dir() else {}
-    problems += [
-        f"{masks[name]}: no photograph of this name in images/; rename it"
-        for name in sorted(masks.keys() - photographs.keys())
-    ]
+    settings, root = data.folder, data.folder.root
+    problems, warnings, notes = list[str](), list[str](), list[str]()
+    if problem := absent(data):
+        return Source(problems=[problem])
+    photographs = listing(root / "images", problems, notes)
+    masks = listing(root / "masks", problems, notes, MASKS) if (root / "masks").is_dir() else {}
+    problems += strays(masks, photographs, root / "masks", root / "images")
     table, tags, tags_from = root / "tags.csv", None, "masks"
     known = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else None
     if table.exists() or not masks:
         tags, tags_from = read_tags(table, problems, known or ()), "csv"
         strangers = sorted(tags.keys() - photographs.keys())
-        problems += unknown(table, strangers, photographs, "correct the name, add the file or remove the line")
+        problems += unfound(table, strangers, photographs, "correct the name, add the file or remove the line")
     counts = Counter(tag for name, words in (tags or {}).items() if name in photographs for tag in words)
     background = ["background"] if data.background == "first" else []
     classes = [*background, *sorted(counts.keys() - {*background})] if known is None else known
@@ -45,15 +44,22 @@ def source(data: Data) -> Source:
     elif known is None and len(data.classes or classes) > 255:
         problems.append(f"{table}: {len(classes)} classes; at most 255 can be used, keep some with data.classes")
     elif known is None:
-        check_spelling({name: counts[name] for name in classes[len(background) :]}, table, problems, warnings)
+        check_spelling({name: counts[name] for name in classes}, table, problems, warnings)
     paths = {split: root / "splits" / f"{split}.txt" for split in SPLITS}
     given = {split: read_list(path, problems) for split, path in paths.items() if path.exists()}
     splits = fill_splits(given, list(photographs), settings.val_share, settings.seed, masks, tags)
     if left := sorted(photographs.keys() - {name for listed in splits.values() for name in listed}):
         warnings.append(f"{len(left)} photographs of {root / 'images'} stand in no list and are not used: {some(left)}")
-    found = Source(classes, [], splits, tags_from, problems, warnings=warnings)
+    found = Source(classes, [], splits, tags_from, problems, warnings, notes)
     where = {split: str(paths[split]) if split in given else f"{root} (drawn list {split})" for split in SPLITS}
     return assemble(found, where, photographs, masks, tags)
+
+
+def absent(data: Data) -> str:
+    """That there is no folder of photographs; '' where there is one."""
+    folder = data.folder.root / "images"
+    remedy = "put the photographs there or set data.folder.root"
+    return "" if folder.is_dir() else f"{folder.absolute()}: no such folder; {remedy}"
 
 
 def trace(data: Data) -> Trace:
@@ -78,8 +84,8 @@ def drawn(data: Data) -> str:
     that moves no photograph plans nothing but tags."""
     root, ignored = data.folder.root, list[str]()
     photographs, masks = (
-        [*listing(root / name, ignored, suffixes)] if (root / name).is_dir() else []
-        for name, suffixes in (("images", SUFFIXES), ("masks", (".png",)))
+        [*listing(root / name, ignored, ignored, suffixes)] if (root / name).is_dir() else []
+        for name, suffixes in (("images", SUFFIXES), ("masks", MASKS))
     )
     known = read_classes(root / "classes.txt", ignored) if (root / "classes.txt").exists() else ()
     tags = read_tags(root / "tags.csv", ignored, known)

@@ -67,26 +67,29 @@ def take_inventory(data: Data, file: Path) -> Inventory:
     source = read_source(data)
     problems = source.problems
     if not source.pictures:
-        refuse(data, problems)
+        refuse(data, source)
     classes = keep_classes(source.classes, data, problems)
     tags = tag_ids(source, classes, data)
     found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]))
     if source.tags_from == "masks":
         tags |= found.drawn | {p.id: set() for p in source.pictures if p.mask is None and p.id in found.sizes}
-    compare(source, classes, tags, found)
+    negative = looking.negatives(source, classes, found)
+    compare(source, classes, tags, negative, found)
     problems += looking.leaks(source, found)
     if data.untagged == "drop":
-        source = looking.without_untagged(source, tags)
-    problems += looking.untagged(source, tags)
+        source = looking.without_unknown(source, tags, negative)
+    problems += looking.untagged(source, classes, tags, negative)
     problems += absent(source, classes, tags, found, data)
-    lines = [f"warning: {printable(line)}" for line in source.warnings]
-    if problems:
-        say(lines)
-    refuse(data, problems)
-    inventory = noted(source, classes, tags, found, root_of(data), stamp)
+    refuse(data, source)
+    inventory = noted(source, classes, tags, negative, found, root_of(data), stamp)
     save(inventory, file)
-    say([*class_list(inventory, data.name), *lines])
+    say([*class_list(inventory, data.name), *told(source)])
     return inventory
+
+
+def told(source: Source) -> list[str]:
+    """What stops nothing."""
+    return [printable(line) for line in (*source.notes, *(f"warning: {line}" for line in source.warnings))]
 
 
 def say(lines: list[str]) -> None:
@@ -111,7 +114,13 @@ def known_files(old: Inventory | None) -> Known:
 
 
 def noted(
-    source: Source, classes: Classes, tags: Mapping[str, set[int]], found: Look, root: Path | None, stamp: str
+    source: Source,
+    classes: Classes,
+    tags: Mapping[str, set[int]],
+    negative: set[str],
+    found: Look,
+    root: Path | None,
+    stamp: str,
 ) -> Inventory:
     names = [picture.id for picture in source.pictures]
     rows = {name: row for row, name in enumerate(names)}
@@ -125,7 +134,7 @@ def noted(
             "classes": classes.names,
             "background": classes.background,
             "tags_from": source.tags_from,
-            "counts": looking.count(source, classes, tags),
+            "counts": looking.count(source, classes, tags, negative),
         },
         names,
         [place(picture.image, root) for picture in source.pictures],
@@ -179,8 +188,9 @@ def load(file: Path) -> Inventory | None:
 # -------------------------------------------------------------------------------------------------------- problems
 
 
-def refuse(data: Data, problems: list[str]) -> None:
-    """Raise one InputError with all problems, if there are any."""
-    if problems:
+def refuse(data: Data, source: Source) -> None:
+    """Raise one InputError with all problems, if there are any; what stops nothing is printed before."""
+    if problems := source.problems:
+        say(told(source))
         first = f"data set '{data.name}' ({data.format}): {len(problems)} problem(s), nothing was written"
-        raise InputError("\n  ".join([first, *grouped([printable(line) for line in problems], LINES)]))
+        raise InputError("\n  ".join([first, *grouped([printable(line) for line in problems], LINES, root_of(data))]))

@@ -32,6 +32,13 @@ def read_source(data: Data) -> Source:
     return thin(source, data.share) if data.share < 1 and source.splits else source
 
 
+def absent(data: Data) -> str:
+    """That the folder a data set lies in is not there; '' where it is, or will be fetched."""
+    if data.format == "voc":
+        return "" if data.voc.download and not data.voc.root.exists() else voc.absent(data)
+    return folder.absent(data) if data.format == "folder" else ""
+
+
 def root_of(data: Data) -> Path | None:
     """The folder a data set lies in; the built-in one lies in none."""
     return getattr(getattr(data, data.format), "root", None)

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from errno import ELOOP, ENOENT
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from pipeline.core.store import DIGEST
 from pipeline.datasets import pictures
 from pipeline.datasets.classes import REFUSED, Classes
+from pipeline.datasets.files import MASKS, SUFFIXES, is_read, printable
 from pipeline.datasets.pictures import Size, Unusable, by
 from pipeline.datasets.source import Drawn, Picture, Source, with_train
 from pipeline.kinds.photographs import too_narrow
@@ -50,6 +52,8 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
     meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
     common = repr((code, meaning, max_side)).encode()
     for picture in source.pictures:
+        if not is_read(picture.image, SUFFIXES) or not is_read(picture.mask, MASKS):
+            continue  # found when the folder was listed
         try:
             photograph = content(picture.image)
             mask = None if picture.mask is None else content(picture.mask)
@@ -76,6 +80,8 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
                 found.values[picture.id], found.drawn[picture.id] = values, classes.ids(values)
         except Unusable as error:
             source.problems.append(f"{file}: {error}")
+        except MemoryError:
+            source.problems.append(f"{file}: too large for this machine's memory; make it smaller")
         except Exception as error:  # decoders raise almost anything at damaged bytes
             source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
     source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
@@ -145,8 +151,8 @@ def mask_values(content: Content) -> np.ndarray:
 
 
 def unreadable(error: OSError) -> str:
-    remedy = "mend the link, or remove it" if isinstance(error, FileNotFoundError) else "check its permissions"
-    return f"{error.filename}: cannot be read ({error.strerror}); {remedy}"
+    remedy = "mend the link, or remove it" if error.errno in (ENOENT, ELOOP) else "check its permissions"
+    return printable(f"{error.filename}: cannot be read ({error.strerror}); {remedy}")
 
 
 # ---------------------------------------------------------------------------------------------------- consistency
@@ -163,32 +169,64 @@ def leaks(source: Source, found: Look) -> Iterator[str]:
             yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
 
 
-def untagged(source: Source, tags: Mapping[str, set[int]]) -> Iterator[str]:
-    """Training images without a tag. Silent where none has any for a cause found already, as an unreadable tags.csv."""
-    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[source.tags_from]
-    files = {picture.id: picture.image for picture in source.pictures}
-    train = [name for name in source.splits["train"] if name in files]
+def negatives(source: Source, classes: Classes, found: Look) -> set[str]:
+    """Photographs known to show none of the classes: tagged with the background alone, or without a tag and with a mask
+    that shows the background alone. Not those that only `data.classes` leaves without a class."""
+    if classes.background is None or not classes.known:
+        return set()
+    nothing = {classes.known[classes.background]}
+    return {
+        picture.id
+        for picture in source.pictures
+        if (set(picture.tags) == nothing if picture.tags else found.values.get(picture.id, set()) - {VOID} == {0})
+    }
+
+
+def unknown(source: Source, tags: Mapping[str, set[int]], negative: set[str]) -> list[str]:
+    """Training images that have no class and are no negatives."""
+    return [name for name in source.splits["train"] if tags.get(name) == set() and name not in negative]
+
+
+def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str]) -> Iterator[str]:
+    """Training images of which nothing is known. Silent where no image has a tag, for a cause that was found already,
+    as an unreadable tags.csv."""
+    pictures = {picture.id: picture for picture in source.pictures}
+    train = [name for name in source.splits["train"] if name in pictures]
     if source.problems and not any(tags.get(name) for name in train):
         return
-    for name in train:
-        if tags.get(name) == set():
-            remedy = "tag it, remove it from the training list, or set data.untagged: drop"
-            yield f"{files[name]}: no class in {where}; {remedy}"
+    for name in unknown(source, tags, negative):
+        if name in pictures:
+            yield f"{pictures[name].image}: {_no_class(pictures[name], source.tags_from, classes)}"
 
 
-def without_untagged(source: Source, tags: Mapping[str, set[int]]) -> Source:
-    """The data set without the training images that have no tag."""
-    train, score = ([name for name in source.splits[split] if tags.get(name)] for split in ("train", "score"))
-    print(f"{len(source.splits['train']) - len(train)} training photographs without a tag left out", flush=True)
+def _no_class(picture: Picture, tags_from: str, classes: Classes) -> str:
+    """Why nothing is known of a photograph, and what to do."""
+    others = "remove it from the training list, or set data.untagged: drop"
+    if tags_from == "masks" and picture.mask is None:
+        return f"no mask, from which its tags are taken; add it, {others}"
+    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[tags_from]
+    if classes.background is None or not classes.known:
+        return f"no class in {where}; tag it, {others}"
+    shows = f"`{classes.known[classes.background]}` where it shows none"
+    empty = "an empty mask" if tags_from != "csv" else shows
+    return f"no class in {where}; tag it ({empty}), {others}"
+
+
+def without_unknown(source: Source, tags: Mapping[str, set[int]], negative: set[str]) -> Source:
+    """The data set without the training images of which nothing is known."""
+    gone = set(unknown(source, tags, negative))
+    train, score = ([name for name in source.splits[split] if name not in gone] for split in ("train", "score"))
+    print(f"{len(gone)} training photographs without a tag left out", flush=True)
     return with_train(source, train, score)
 
 
-def count(source: Source, classes: Classes, tags: Mapping[str, set[int]]) -> dict[str, Any]:
-    """Photographs and masks of each split, and training images of each class."""
+def count(source: Source, classes: Classes, tags: Mapping[str, set[int]], negative: set[str]) -> dict[str, Any]:
+    """Photographs, masks and negatives of each split, and training images of each class."""
     masked = {picture.id for picture in source.pictures if picture.mask is not None}
     tagged = Counter(number for name in source.splits["train"] for number in tags[name])
     return {
         **{split: len(listed) for split, listed in source.splits.items()},
         "with_mask": {split: len(masked.intersection(listed)) for split, listed in source.splits.items()},
+        "negative": {split: len(negative.intersection(listed)) for split, listed in source.splits.items()},
         "tags": {name: tagged[i] for i, name in enumerate(classes.names) if i != classes.background},
     }

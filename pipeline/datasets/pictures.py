@@ -1,5 +1,5 @@
-"""Photographs and masks as they lie on disk. Photographs come out upright and in RGB whatever their file holds, masks
-as the values in the file.
+"""Photographs and masks as they lie on disk. Photographs come out upright and in RGB whatever their file holds, what is
+transparent on white, as viewers show it; masks as the values in the file.
 
 A file is given by its path or by its bytes. Functions raise what the decoder raises, and Unusable where only a person
 can help.
@@ -7,6 +7,7 @@ can help.
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -23,6 +24,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+SCALED = {"L;2": 85, "L;4": 17}  # gray of 2 and 4 bits, which Pillow spreads over 0 to 255
+POINTER = b"version https://git-lfs"
 Size = tuple[int, int]  # height, width
 
 
@@ -36,7 +39,7 @@ def read_photograph(file: Path | bytes) -> np.ndarray:
         _refuse_deep(image)
         image.load()
         turn = UPRIGHT.get(_orientation(image))
-        rgb = image.convert("RGB")
+        rgb = _on_white(image) if image.has_transparency_data else image.convert("RGB")
         return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
@@ -55,7 +58,9 @@ def read_mask(file: Path | bytes) -> np.ndarray:
     with _open(file) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
-        return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
+        tiles = getattr(image, "tile", ())  # asked first: what is loaded has none
+        scaled = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
+        return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
 
 
 def by(size: tuple[int, ...]) -> str:
@@ -67,7 +72,25 @@ def _open(file: Path | bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError:
-        raise Unusable("cannot be decoded (cannot identify its format); replace it") from None
+        raise Unusable(_no_picture(file if isinstance(file, bytes) else file.read_bytes())) from None
+    except Image.DecompressionBombError as error:
+        found, limit, *_ = [*re.findall(r"\d+", str(error)), "?", "?"]
+        raise Unusable(f"has {found} pixels, at most {limit} are read; make it smaller, or cut it in parts") from None
+
+
+def _no_picture(content: bytes) -> str:
+    """Why nothing in here can be shown."""
+    if not content:
+        return "is empty; copy it again"
+    if content.startswith(POINTER):
+        return "is a pointer of Git LFS, not the picture; fetch it with `git lfs pull`"
+    if content[4:8] == b"ftyp":
+        return "is HEIC or AVIF, whatever its suffix; convert it to JPEG or PNG"
+    return "cannot be decoded (cannot identify its format); replace it"
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def _refuse_deep(image: Image.Image) -> None:

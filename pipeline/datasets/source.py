@@ -3,7 +3,7 @@
 Each layout has one module with two functions: `source` reads what is said about the photographs, `trace` says which
 files decide it, for a cheap look at whether anything has changed. Bad data raises nothing here: every finding becomes a
 line in `problems` (file: what; what to do), so that all of them can be reported at once; what may be meant is one of
-`warnings`, which are printed and stop nothing.
+`warnings`, and what is left out without harm one of `notes`: these are printed and stop nothing.
 
 Nothing that `trace` needs may import numpy or torch: Snakemake asks on every dry run.
 """
@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.datasets.files import unknown
+from pipeline.datasets.tables import unfound
 
 SPLITS = ("train", "val", "score")
 Lists = Mapping[str, list[str]]
@@ -44,6 +44,7 @@ class Source:
     tags_from: str = ""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was left out, and does no harm
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,20 @@ def with_train(source: Source, train: list[str], score: list[str]) -> Source:
     return replace(source, splits=splits, pictures=[picture for picture in source.pictures if picture.id in left])
 
 
+def strays(masks: Mapping[str, Path], photographs: Mapping[str, Path], where: Path, images: Path) -> list[str]:
+    """Masks that belong to no photograph, with what they may be meant for."""
+    names: dict[str, str] = {}
+    for name in photographs:
+        names.setdefault(name.rpartition("/")[2], name)
+    found = []
+    for name in sorted(masks.keys() - photographs.keys()):
+        base = name.rpartition("/")[2]
+        meant = names.get(base) or next((names[base[:n]] for n in range(len(base), 2, -1) if base[:n] in names), None)
+        remedy = f"move or rename it to {where / meant}.png" if meant else "rename it, or remove it"
+        found.append(f"{masks[name]}: no photograph of this name in {images.name}/; {remedy}")
+    return found
+
+
 def assemble(
     source: Source,
     where: Mapping[str, str],
@@ -153,7 +168,7 @@ def assemble(
         if not names and Path(where[split]).suffix != ".txt":
             found.append(f"{where[split]}: empty; add photographs, or write the list in splits/{split}.txt")
         missing = [name for name in names if name not in photographs]
-        found += unknown(where[split], missing, photographs, "remove it from the list or add the file")
+        found += unfound(where[split], missing, photographs, "remove it from the list or add the file")
     found += [
         f"{where['val']}: '{name}' is in {where['train']} too; keep one"
         for name in source.splits["val"]

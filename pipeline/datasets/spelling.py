@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pipeline.datasets.files import same_but_for_case, some
+from pipeline.datasets.files import some
+from pipeline.datasets.tables import same_but_for_case
 
 RARE = 10  # a name this many times as rare as one like it may be a slip of the pen (ours)
 

@@ -44,6 +44,9 @@ def class_list(inventory: Inventory, name: str) -> list[str]:
         if gap and place == WHOLE // 3:
             lines.append(gap)
         lines.append(line.format(titles[i], *tagged[:, i], *drawn[:, i]))
+    none = inventory.about["counts"]["negative"]
+    if none["train"] or none["val"]:
+        lines.append(line.format("(no class)", none["train"], none["val"], "", "").rstrip())
     score = inventory.splits["score"]
     if not np.array_equal(score, rows[0]):
         lines.append(f"labels are scored on {len(score)} training photographs, {masked[score].sum()} with a mask")
@@ -58,34 +61,44 @@ def shortened(name: str) -> str:
     return name if len(name) <= WIDE else name[: WIDE - 1] + "…"
 
 
-def grouped(problems: list[str], most: int) -> list[str]:
+def grouped(problems: list[str], most: int, root: Path | None = None) -> list[str]:
     """At most `most` lines, and one that counts the rest. Problems that differ in names and numbers alone are one, with
-    the other names behind the first; the kinds come in the order they were found."""
+    the other names behind the first; the kinds come in the order they were found. root: of the data set; pictures in
+    subfolders are of one kind."""
     kinds: dict[str, list[str]] = {}
     for line in problems:
-        kinds.setdefault(kind(line), []).append(line)
+        kinds.setdefault(kind(line, root), []).append(line)
     lines = list[str]()
     for group in kinds.values():
-        lines += group if len(group) <= ALONE else [f"{group[0]} [and {len(group) - 1} more: {others(group)}]"]
+        lines += group if len(group) <= ALONE else [f"{group[0]} [and {len(group) - 1} more: {others(group, root)}]"]
     return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]
 
 
-def kind(line: str) -> str:
+def kind(line: str, root: Path | None) -> str:
     """A problem without what makes it that of one file: `file: what 'name' is; remedy`."""
     subject, _, rest = line.partition(": ")
     rest = re.sub(r"'.*?'|\(.*?\d.*?\)|the first \S+|\S*[/\d×]\S*", "…", rest)
-    return f"{Path(subject).parent if pictured(subject) else subject}: {rest}"
+    return f"{folder_of(Path(subject), root) if pictured(subject) else subject}: {rest}"
 
 
 def pictured(subject: str) -> bool:
     return Path(subject.split(" (")[0]).suffix.lower() in SUFFIXES + FOREIGN
 
 
-def others(group: list[str]) -> str:
+def folder_of(file: Path, root: Path | None) -> Path:
+    """The folder below the root that holds a file, in whatever subfolder."""
+    below = file.relative_to(root).parts if root is not None and file.is_relative_to(root) else ()
+    return file.parents[max(0, len(below) - 2)]
+
+
+def others(group: list[str], root: Path | None) -> str:
     """What tells the problems of one kind apart: their files, or the first name in each."""
     names = list[str]()
     for line in group[1:]:
         subject, _, rest = line.partition(": ")
-        quoted = re.search(r"'.*?'|\d+", rest)
-        names.append(Path(subject).name if pictured(subject) else quoted[0] if quoted else rest)
+        quoted, file = re.search(r"'.*?'|\d+", rest), Path(subject)
+        if pictured(subject):
+            names.append(file.relative_to(folder_of(file, root)).as_posix())
+        else:
+            names.append(quoted[0] if quoted else rest)
     return some(list(dict.fromkeys(names)))

@@ -13,8 +13,9 @@ from urllib.parse import urlparse
 from xml.etree import ElementTree
 
 from pipeline.core.config import Data, Voc
-from pipeline.datasets.files import listing, names_in, read_classes, read_list, read_tags
-from pipeline.datasets.source import Source, Trace, assemble
+from pipeline.datasets.files import MASKS, listing
+from pipeline.datasets.source import Source, Trace, assemble, strays
+from pipeline.datasets.tables import names_in, read_classes, read_list, read_tags
 
 # fmt: off
 CLASSES = (
@@ -25,17 +26,21 @@ CLASSES = (
 
 
 def source(data: Data) -> Source:
-    settings, root, problems = data.voc, data.voc.root, list[str]()
+    settings, root, problems, notes = data.voc, data.voc.root, list[str](), list[str]()
     if settings.download and not root.exists():
         problems += fetch(settings)
-    if not root.is_dir():
-        remedy = "set data.voc.root, or data.voc.download: true to fetch it"
-        return Source(problems=problems or [f"{root}: no such folder; {remedy}"])
+    if problem := absent(data):
+        return Source(problems=problems or [problem])
     paths = lists(settings)
     splits = {split: read_list(paths[split], problems) for split in ("train", "val")}
     splits["score"] = splits["train"] if paths["score"] == paths["train"] else read_list(paths["score"], problems)
-    photographs = listing(root / "JPEGImages", problems)
-    masks = listing(root / settings.masks, problems, (".png",))
+    photographs = listing(root / "JPEGImages", problems, notes)
+    masks = listing(root / settings.masks, problems, notes, MASKS)
+    stray = strays(masks, photographs, root / settings.masks, root / "JPEGImages")
+    if stray and len(stray) == len(masks):
+        problems += stray
+    elif stray:  # a part of a devkit may keep all its masks
+        notes.append(f"{root / settings.masks}: {len(stray)} masks of no photograph left out, the first {stray[0]}")
     classes = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else list(CLASSES)
     tags: Mapping[str, tuple[str, ...]] | None = None
     if settings.tags == "csv":
@@ -43,8 +48,14 @@ def source(data: Data) -> Source:
     elif settings.tags == "xml":
         ids = dict.fromkeys([*splits["train"], *splits["val"]])
         tags = {name: read_objects(root / "Annotations" / f"{name}.xml", classes, problems) for name in ids}
-    found = Source(classes, [], splits, settings.tags, problems)
+    found = Source(classes, [], splits, settings.tags, problems, notes=notes)
     return assemble(found, {split: str(path) for split, path in paths.items()}, photographs, masks, tags)
+
+
+def absent(data: Data) -> str:
+    """That there is no devkit, and none to be fetched; '' where there is one."""
+    remedy = "set data.voc.root, or data.voc.download: true to fetch it"
+    return "" if data.voc.root.is_dir() else f"{data.voc.root.absolute()}: no such folder; {remedy}"
 
 
 def trace(data: Data) -> Trace:

@@ -17,6 +17,7 @@ from pipeline.core.config import ConfigError
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
 from pipeline.datasets.fingerprint import scanned_once
+from pipeline.datasets.layouts import absent
 from pipeline.report import ending
 
 
@@ -86,6 +87,13 @@ def command(wildcards):
     # Nothing of a step without a seed may follow from one: other seeds would recompute it.
     words += [] if step.seed is None else ["--seed", str(step.seed)]
     return shlex.join(words + (compute() if step.settings.gpu else []))
+
+
+def photographs_there(wildcards):
+    """No input; a folder that is missing is named before anything runs. Not where the photographs are no concern."""
+    if workflow.is_main_process and (problem := absent(CONFIG.data)):
+        raise WorkflowError(f"data set '{CONFIG.data.name}': {problem}")
+    return []
 
 
 def compute():

@@ -6,7 +6,7 @@ for part, path in PARTS.items():
         name:
             f"prepare_{part}"
         input:
-            [] if part == "photographs" else PARTS["photographs"],  # whose rows theirs are
+            photographs_there if part == "photographs" else PARTS["photographs"],  # whose rows theirs are
         output:
             path,
         log:
