@@ -31,7 +31,7 @@ def run(job: Job) -> None:
         raise InputError(f"{masks.path}: no image of split train has a mask; the masks step needs some")
     count = max(1, round(settings.fraction * len(candidates)))
     shown = said.tags(tags)[:, classes.foreground(tags)]
-    shown = np.append(shown, ~shown.any(1, keepdims=True), 1)  # those that show none are drawn like a class
+    shown = np.column_stack([shown, ~shown.any(1)])  # those that show none are drawn like a class
     chosen = said.balanced_draw(shown, candidates, count, np.random.default_rng(job.seed))
     print(f"{len(chosen)} of {len(candidates)} true masks used", flush=True)
 

@@ -58,7 +58,8 @@ def read_mask(file: Path | bytes) -> np.ndarray:
     with _open(file) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
-        scaled = SCALED.get(str(image.tile[0][3]), 1) if image.tile else 1  # asked first: what is loaded has no tiles
+        tiles = getattr(image, "tile", [])  # asked first: what is loaded has none
+        scaled = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
 
 
