@@ -35,7 +35,8 @@ try:
         for (name, _), nodes in NODES.items():
             recipes.refuse_without_masks(name, nodes)
 except ConfigError as error:
-    raise WorkflowError(f"\n{error}") from None
+    here = "" if Path("config.yaml").is_file() else f"\nconfig.yaml is not in {Path.cwd()}: run from the Snakefile's folder"
+    raise WorkflowError(f"\n{error}{here}") from None
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
