@@ -275,6 +275,7 @@ def test_what_could_not_be_judged_is_said(tmp_path: Path) -> None:
     assert found.unjudged == (
         "No photograph of split val has a tag: whether the network finds what is there was not judged.",
     )
+    assert not found.judged
     rare = truth()
     rare[TRAIN + 1 :, FOX] = False
     found = Case(tmp_path / "rare", rare).judge()
@@ -436,7 +437,7 @@ def words(path: Path) -> str:
 def test_the_verdict_stands_at_the_top_of_the_page(told: dict[str, Path]) -> None:
     top = words(told["useless"]).split("Protocol")[1]  # the first is the link to it
     assert "Collapse to background. The network (ce) says background on 100 % of the pixels" in top
-    assert "Next: Try more masks ( few.fraction )" in top
+    assert "Next: Try more masks ( few.fraction )" in top and "ImageNet's weights to begin with" in top
     fine = words(told["fine"])
     assert "Nothing suspicious." in fine and "Next:" not in fine and not re.search(r"\bnan\b", fine.lower())
 
@@ -445,7 +446,7 @@ def test_the_listing_has_it_and_the_index_names_each_recipe(told: dict[str, Path
     listing = ladder.read_listing(told["useless"].with_suffix(".listing.json"))
     assert listing.verdict is not None and kinds(listing.verdict) == ["collapse to background"]
     shown = words(told["index"])
-    assert shown.index("useless: collapse to background.") < shown.index("network ↕" if "↕" in shown else "% mIoU, val")
+    assert shown.index("useless: collapse to background.") < shown.index("Means over the seeds")  # below the table
     assert "Nothing suspicious, judged without true masks: fine." in shown
 
 
@@ -531,6 +532,19 @@ def test_the_end_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_was_not_judged_is_not_called_fine(tmp_path: Path) -> None:
+    few = truth()
+    few[TRAIN + 4 :] = False
+    found = Case(tmp_path, few).judge()
+    assert not found.judged and not found.findings and "Nothing suspicious" not in found.summary
+    assert found.unjudged == ("4 photographs of split val have tags: at least 5 are needed to judge by.",)
+    listing = of_seed("r", 0, 0, tmp_path)
+    told = json.loads(Path(listing).read_text())
+    told["verdict"]["judged"] = False
+    Path(listing).write_text(json.dumps(told))
+    assert ending.lines("report.html", [listing])[-1] == "Too little on val to judge by: r"
 
 
 def test_renumbered_classes_are_said(tmp_path: Path) -> None:

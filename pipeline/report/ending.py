@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.report.listing import Finding, Listing, over_seeds
+from pipeline.report.listing import Finding, Listing, few, over_seeds
 
 WIDTH = 80  # columns; a path is never broken, so that it can be copied
 MODELS, RECIPES, FINDINGS = 6, 6, 3  # lines of models; recipes with warnings, and warnings of each: the page has all
@@ -51,7 +51,7 @@ def lines(report: str, listings: Iterable[str]) -> list[str]:
             told.append(f"        and {len(models) - MODELS} more: the report names them")
             break
         told += [f"Model:  {model}"] + ([f"        ({name})"] if len(models) > 1 else [])
-    sound = [model_of(run) for run in runs if run.verdict and not run.verdict.findings]
+    sound = [model_of(run) for run in runs if run.verdict and run.verdict.judged and not run.verdict.findings]
     best = next(filter(None, [*sound, *models.values()]), None)
     if best:
         told += ["Use it on photographs (a folder):", f"  python -m pipeline.predict {shlex.quote(best)} \\"]
@@ -76,9 +76,10 @@ def verdicts(runs: Sequence[Listing]) -> list[str]:
     if len(bad) > RECIPES:
         told.append(f"Warning: {len(bad) - RECIPES} more recipes, see the report")
     fine = [recipe for recipe in found if recipe not in bad]
-    if fine:
-        told.append(wrapped("Nothing suspicious: " + ", ".join(fine), "", "  "))
-    return told
+    sure = [recipe for recipe in fine if all(run.verdict and run.verdict.judged for run in by_recipe[recipe])]
+    left = [recipe for recipe in fine if recipe not in sure]
+    told += [wrapped(f"Nothing suspicious: {few(sure)}", "", "  ")] if sure else []
+    return told + ([wrapped(f"Too little on val to judge by: {few(left)}", "", "  ")] if left else [])
 
 
 def about(finding: Finding, seeds: Sequence[int]) -> list[str]:

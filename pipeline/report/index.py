@@ -182,6 +182,7 @@ def run(
         lambda model: predictor(data, model, evaluate, device, precision),
     )
     found, walls = warnings(recipes), (("train", pictures.labels), ("val", pictures.predictions))
+    sure = [recipe for recipe in found if all(run.verdict and run.verdict.judged for run in recipes[recipe])]
     page = render(
         "index.html.j2",
         title=data.photographs.path.parent.name,
@@ -191,7 +192,8 @@ def run(
         classes=facts.class_legend(data),
         notes=notes(data, recipes),
         warnings=found,
-        bad=[recipe for recipe, findings in found.items() if findings],
+        fine=[recipe for recipe in sure if not found[recipe]],
+        unsure=[recipe for recipe, findings in found.items() if not findings and recipe not in sure],
         masked={split: wall is not None and show_truth(wall.strips) for split, wall in walls},
         columns=columns,
         rows=rows,

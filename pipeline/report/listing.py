@@ -37,9 +37,11 @@ class Finding(Settings):
 
 
 class Verdict(Settings):
-    """summary: what the run does, in one sentence. unjudged: what could not be judged, and why."""
+    """summary: what the run does, in one sentence. judged: whether there was enough to judge its network by. unjudged:
+    what could not be judged, and why."""
 
     summary: str
+    judged: bool = True
     findings: tuple[Finding, ...] = ()
     unjudged: tuple[str, ...] = ()
 

@@ -82,9 +82,10 @@ def claim_more(e: Evidence) -> str:
 
 def more(e: Evidence) -> str:
     """What to try where a network did not learn."""
-    weights = "" if "imagenet" in e.methods else "begin with ImageNet's weights (a recipe with `imagenet`), "
+    weights = "" if "imagenet" in e.methods else "ImageNet's weights to begin with (a recipe with `imagenet`), "
     if e.by_tags:
-        return f"{claim_more(e)}; train longer (epochs of the last step), {weights}or {MASKS}."
+        begin = weights and f"take {weights}"
+        return f"{claim_more(e)}; train longer (epochs of the last step), {begin}or {MASKS}."
     data = "more masks (`few.fraction`), " if "masks" in e.methods else ""
     return f"Try {data}longer training (epochs of the last step), {weights}or a lower `lr`."
 

@@ -26,7 +26,9 @@ LOST = 0.3
 def judge(e: Evidence) -> Verdict:
     """All that is to be said. Where the network has collapsed, nothing follows from its single classes."""
     found = [*(of_collapse(e) or of_network(e)), *of_tags(e), *of_labels(e), *of_classifier(e)]
-    return Verdict(summary=summary(e, bool(found)), findings=tuple(found), unjudged=tuple(unjudged(e)))
+    enough = e.network is not None and bool(e.network.tags.any(1).sum() >= FEW)
+    told = summary(e, "Nothing suspicious. " if enough and not found else "")
+    return Verdict(summary=told, judged=enough, findings=tuple(found), unjudged=tuple(unjudged(e)))
 
 
 # --------------------------------------------------------------------------------------------------------- tags
@@ -106,8 +108,8 @@ def of_labels(e: Evidence) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------- what it says
 
 
-def summary(e: Evidence, wrong: bool) -> str:
-    """What the run does, in one sentence."""
+def summary(e: Evidence, head: str) -> str:
+    """What the run does, in one sentence, after this head."""
     seen, ids = e.network, e.foreground
     if seen is None:
         return "No network was judged."
@@ -117,7 +119,6 @@ def summary(e: Evidence, wrong: bool) -> str:
         return f"On {len(there)}{of} val photographs, which have no tags, nothing can be compared."
     hit, alarm = share_of(there, tags), share_of(there, ~tags)
     false = "" if math.isnan(alarm) else f", and shows {percent(alarm)} of the classes that are not tagged"
-    head = "" if wrong else "Nothing suspicious. "
     return f"{head}On {len(there)}{of} val photographs the network finds {percent(hit)} of the tagged classes{false}."
 
 
