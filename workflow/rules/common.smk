@@ -35,7 +35,11 @@ try:
         for (name, _), nodes in NODES.items():
             recipes.refuse_without_masks(name, nodes)
 except ConfigError as error:
-    here = "" if Path("config.yaml").is_file() else f"\nconfig.yaml is not in {Path.cwd()}: run from the Snakefile's folder"
+    here = (
+        ""
+        if Path("config.yaml").is_file()
+        else f"\nconfig.yaml is not in {Path.cwd()}: run from the Snakefile's folder"
+    )
     raise WorkflowError(f"\n{error}{here}") from None
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
