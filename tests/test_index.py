@@ -189,6 +189,19 @@ def test_seeds_and_labels_are_scored_as_the_single_page_says(house: House) -> No
     assert row["best seeds"][0] == f"{best:.1f} > 0.25"
 
 
+def test_labels_of_some_photographs_say_of_how_many(house: House) -> None:
+    """A score on simple images stands beside scores on all."""
+    for recipe, images in (("stc-initial", 5), ("tags", 8)):
+        run = house.start()
+        run.soft("simple", "simple")
+        run.score([run.matrix(0.8)], "score", [None], images)
+        run.network(0.3)
+        house.add(recipe, 0, run)
+    rows = table(house.index())
+    assert rows["stc-initial"]["labels"][0].endswith("simple, 91% of 5 of 8 photographs")
+    assert rows["tags"]["labels"][0].endswith("simple, 91%")
+
+
 def test_labels_of_a_recipe_are_those_that_its_last_network_learns_from(house: House) -> None:
     run = house.start()
     run.labels("masks", "masks")

@@ -69,10 +69,10 @@ class Run:
         self.stages.append(entry | {"inputs": inputs, "metrics": None, "benchmark": None})
         return artifact
 
-    def score(self, matrices: list[np.ndarray], split: str, levels: list) -> None:
+    def score(self, matrices: list[np.ndarray], split: str, levels: list, images: int = 8) -> None:
         entry = self.stages[-1]
         path = Path(entry["manifest"]).with_suffix(".metrics.json")
-        planted.metrics(path, np.stack(matrices), entry["kind"], split, levels, images=8, **self.about)
+        planted.metrics(path, np.stack(matrices), entry["kind"], split, levels, images=images, **self.about)
         entry["metrics"] = str(path)
 
     def matrix(self, quality: float) -> np.ndarray:

@@ -77,8 +77,13 @@ def stages_of(scores: Sequence[Score]) -> str:
     return ", ".join(dict.fromkeys(score.stage.name for score in scores))
 
 
-def labels_note(scores: Sequence[Score]) -> str:
-    return f"{stages_of(scores)}, {np.mean([score.coverage for score in scores]):.0%}" if scores else ""
+def labels_note(scores: Sequence[Score], scorable: int) -> str:
+    """scorable: how many photographs can be scored. Labels of fewer, as of simple images, must not pass for all."""
+    if not scores:
+        return ""
+    note = f"{stages_of(scores)}, {np.mean([score.coverage for score in scores]):.0%}"
+    seen = round(np.mean([score.images for score in scores]))
+    return note if seen >= scorable else f"{note} of {seen} of {scorable} photographs"
 
 
 def best_note(scores: Sequence[Score]) -> str:
@@ -113,7 +118,7 @@ def table(data: Dataset, recipes: Recipes) -> tuple[list[Column], list[dict[str,
         Column("time", "one seed", "ascending"),
         Column("memory", "largest job", "ascending"),
     ]
-    rows = []
+    rows, scorable = [], int(masks.has_mask(data.masks)[photographs.split(data.photographs, "score")].sum())
     for recipe, runs in recipes.items():
         network = group(recipe, runs, lambda run: run.network)
         cells = [miou_cell(network, runs, missing(data, runs, ["model"], "val"))]
@@ -121,7 +126,7 @@ def table(data: Dataset, recipes: Recipes) -> tuple[list[Column], list[dict[str,
             share = network.mean / ceiling.mean if network and ceiling.mean else None
             cells.append(Cell("–") if share is None else Cell(f"{100 * share:.1f}", "", share))
         for pick, kinds, noted in (
-            (lambda run: run.labels, ("labels", "soft"), labels_note),
+            (lambda run: run.labels, ("labels", "soft"), lambda scores: labels_note(scores, scorable)),
             (lambda run: run.seeds, ("seeds",), stages_of),
             (lambda run: run.best, ("seeds",), best_note),
         ):
