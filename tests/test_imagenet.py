@@ -174,7 +174,7 @@ def test_lite0_weights_are_the_packages_layer_by_layer(lite0: tuple[Backbone, nn
     state = imagenet.read_state(imagenet.lite0_package_file())
     theirs = [value for name, value in state.items() if not name.startswith("_fc.")]
     for (name, ours), value in zip(lite0[0].state_dict().items(), theirs, strict=True):
-        assert torch.equal(ours, value), name
+        assert torch.equal(ours, torch.full_like(value, imagenet.MANY) if name.endswith("tracked") else value), name
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
