@@ -166,7 +166,7 @@ def test_older_files_without_counters_are_accepted(tmp_path: Path) -> None:
     net = backbone("resnet18")
     imagenet.load_imagenet(net, saved(state, tmp_path / "old.pth"))
     assert torch.equal(net.state_dict()["stages.4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
-    assert not net.state_dict()["stages.4.1.bn2.num_batches_tracked"].any()
+    assert net.state_dict()["stages.4.1.bn2.num_batches_tracked"] == imagenet.MANY  # the statistics are not new
 
 
 def test_lite0_weights_are_the_packages_layer_by_layer(lite0: tuple[Backbone, nn.Linear]) -> None:
@@ -174,7 +174,7 @@ def test_lite0_weights_are_the_packages_layer_by_layer(lite0: tuple[Backbone, nn
     state = imagenet.read_state(imagenet.lite0_package_file())
     theirs = [value for name, value in state.items() if not name.startswith("_fc.")]
     for (name, ours), value in zip(lite0[0].state_dict().items(), theirs, strict=True):
-        assert torch.equal(ours, value), name
+        assert torch.equal(ours, torch.full_like(value, imagenet.MANY) if name.endswith("tracked") else value), name
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))

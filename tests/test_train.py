@@ -22,6 +22,7 @@ from torch import nn
 from pipeline.core import loop, train
 from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss
+from pipeline.networks import imagenet
 
 TESTS = Path(__file__).parent
 
@@ -139,6 +140,48 @@ def test_heads_learn_faster_and_frozen_layers_not_at_all(tmp_path: Path) -> None
     torch.testing.assert_close(moved[0], -0.05 * gradients[0])
     torch.testing.assert_close(moved[4], -0.5 * gradients[1])
     assert not moved[2].any()
+
+
+def brightened(row: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Inputs far from 0, as activations of random weights are."""
+    sample = cut(row, rng)
+    return sample | {"x": sample["x"] + 20}
+
+
+@pytest.mark.parametrize("forgetting", [0.01, 0.1])
+def test_a_short_training_from_nothing_leaves_a_network_that_answers_as_it_was_trained(
+    forgetting: float, tmp_path: Path
+) -> None:
+    """Running statistics of EfficientNet's momentum would be the 0 and 1 they began at for a half."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16, momentum=forgetting), nn.ReLU(), nn.Linear(16, 2))
+    train.fit(model, np.arange(32), brightened, step, planted.job(settings(epochs=8, lr=0.003), tmp_path / "x.json"))
+    batch = train.to_batch([brightened(row, np.random.default_rng(0)) for row in range(32)])
+    with torch.no_grad():
+        in_use = loop.objective(step(model, batch))
+        as_trained = loop.objective(step(model.train(), batch))
+    assert in_use < 2 * as_trained
+    assert model[1].momentum == forgetting
+
+
+def test_settled_statistics_keep_their_momentum(tmp_path: Path) -> None:
+    """Those of ImageNet, whose counter stands high; and the counter goes on from training to training."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16, momentum=0.01), nn.Linear(16, 2))
+    model[1].num_batches_tracked.fill_(imagenet.MANY)
+    before = model[1].running_var.clone()
+    seen: list[float] = []
+
+    def noting(net: nn.Module, batch: dict[str, torch.Tensor]) -> train.Losses:
+        seen.append(net[1].momentum)
+        return step(net, batch)
+
+    train.fit(model, np.arange(8), cut, noting, planted.job(settings(epochs=1), tmp_path / "x.json"))
+    assert set(seen) == {0.01}
+    assert (model[1].running_var > 0.97 * before).all()
+    model[1].num_batches_tracked.fill_(190)
+    seen.clear()
+    train.fit(model, np.arange(8), cut, noting, planted.job(settings(epochs=1), tmp_path / "y.json"))
+    assert seen == pytest.approx([10 / 200, 10 / 201])
 
 
 def test_bf16_trains_too(tmp_path: Path) -> None:

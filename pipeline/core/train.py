@@ -35,6 +35,7 @@ from pipeline.core.steps.base import CropTraining, Training
 
 Sample = dict[str, np.ndarray]
 Cut = Callable[[int, np.random.Generator], Sample]
+USUAL_MOMENTUM = 0.1  # torch's, of running statistics
 CHECKPOINT_SECONDS = float(os.environ.get("CHECKPOINT_SECONDS", 120))
 
 
@@ -112,6 +113,7 @@ def fit(
         multiprocessing_context="fork" if workers else None,  # a cut is a closure and cannot be pickled
     )
     curves = Curves(_board(job.out), state["curves"])
+    slow = _slow_norms(model)
     progress = Progress(job.part, total, "iterations", state["iteration"])
     started = saved = time.monotonic()
     with stop_signals() as stop:
@@ -119,6 +121,7 @@ def fit(
             torch.manual_seed(job.seed * 1_000_003 + iteration)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(settings, iteration / total)
+            _let_forget(slow)
             terms = _advance(model, optimizer, step, batch, job)
             for name, value in terms.items():
                 if not math.isfinite(value):
@@ -143,8 +146,35 @@ def fit(
                     f"{job.out}: stopped by {stop.asked} after iteration {done} of {total}; run again to go on"
                 )
     curves.close()
+    for norm, own in slow:
+        norm.momentum = own
     model.eval()
     return curves.arrays()
+
+
+Norm = nn.modules.batchnorm._BatchNorm
+
+
+def _slow_norms(model: nn.Module) -> list[tuple[Norm, float]]:
+    """The BatchNorms whose running statistics move more slowly than torch's own, and their momentum."""
+    norms = [
+        module for module in model.modules() if isinstance(module, Norm) and module.num_batches_tracked is not None
+    ]
+    return [(norm, norm.momentum) for norm in norms if norm.momentum is not None and norm.momentum < USUAL_MOMENTUM]
+
+
+def _let_forget(slow: list[tuple[Norm, float]]) -> None:
+    """Let statistics that come from few batches yet move as usual, then ever more slowly down to their own momentum.
+
+    EfficientNet's 0.01 is meant for some hundred thousand batches. After 160 from random weights a fifth of them would
+    still be the 0 and 1 they began at, and the network in use another than the one that was trained. The counter goes
+    on from step to step with the weights; ImageNet's stands high (networks/imagenet.py), so those keep their pace.
+    """
+    if not slow:
+        return
+    seen = int(slow[0][0].num_batches_tracked)  # type: ignore[arg-type]
+    for norm, own in slow:
+        norm.momentum = max(own, min(USUAL_MOMENTUM, 10 / (10 + seen)))
 
 
 def _board(out: Path) -> Path:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.networks.trunk import Backbone
 
-COUNTER = "num_batches_tracked"  # older files lack it; nothing of ours reads it
+COUNTER = "num_batches_tracked"  # older files lack it, or hold 0
+MANY = 100_000  # what it says then: these statistics are settled, and core/train.py lets them keep their pace
 RESNET = {
     "stages.0.0.": "conv1.",
     "stages.0.1.": "bn1.",
@@ -74,8 +75,8 @@ def renamed(state: Mapping[str, Tensor], net: Backbone, where: str) -> dict[str,
             f"of {len(given)} found, {_some(unknown)} unknown"
         )
     for name, theirs in names.items():
-        if theirs not in given:
-            own[name] = torch.zeros_like(own[name])
+        if name.endswith(COUNTER) and not (theirs in given and given[theirs].any()):
+            own[name] = torch.full_like(own[name], MANY)
         elif own[name].shape != given[theirs].shape:
             raise ValueError(
                 f"{where}: {theirs} has shape {list(given[theirs].shape)}; {net.name} expects {list(own[name].shape)}"
