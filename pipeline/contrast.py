@@ -131,7 +131,8 @@ def run(job: Job) -> None:
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)
     extractor = Segmenter(trunk, settings.head, len(names), settings.width, settings.stride)
-    print(take_over(extractor, weights, names), flush=True)
+    taken = take_over(extractor, weights, names)
+    print(taken.said, flush=True)
     model = Projector(extractor, settings)
     cut = Crops(
         pictures,
@@ -163,7 +164,7 @@ def run(job: Job) -> None:
         return {"loss": (means.sum(), torch.stack([number > 0 for _, number in found]).sum() / each)}
 
     def new(net: nn.Module) -> list[nn.Parameter]:
-        return [*net.extractor.head.parameters(), *net.projection.parameters()]  # type: ignore[union-attr]
+        return [*taken.fresh(net.extractor.head), *net.projection.parameters()]  # type: ignore[union-attr,arg-type]
 
     curves = train.fit(model, rows, cut, step, job, heads=new)
     decoder = {f"{HEAD}{name}": value for name, value in extractor.head.state_dict().items()}

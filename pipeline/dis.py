@@ -108,7 +108,7 @@ def run(job: Job) -> None:
         tags=said.tags(tags),
         label=lambda i: labels_at(labels, pictures, i),
     )
-    curves = train.fit(model, rows, cut, dis_step(background), job, heads=new_layers)  # type: ignore[arg-type]
+    curves = train.fit(model, rows, cut, dis_step(background), job, heads=None if before else new_layers)  # type: ignore[arg-type]
     arrays, index = packed(model.state_dict())
     meta = dual_meta(model, names, background, int(pictures["rgb"].shape[1]), settings.steps)
     store.write_table(job.out, job.header, {**arrays, **curves}, {**meta, "index": index})

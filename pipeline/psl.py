@@ -101,7 +101,8 @@ def run(job: Job) -> None:
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)
     segmenter = Segmenter(trunk, settings.head, len(names), settings.width, settings.stride)
-    print(take_over(segmenter, weights, names), flush=True)
+    taken = take_over(segmenter, weights, names)
+    print(taken.said, flush=True)
     cut = Crops(
         pictures,
         settings.crop,
@@ -115,15 +116,15 @@ def run(job: Job) -> None:
     first = round(settings.prohibit_after * max(1, len(rows) // settings.batch))
     print(f"the network's own masks teach from iteration {first + 1} on", flush=True)
     model, step = Prohibitive(segmenter, foreground), psl_step(foreground.tolist(), first)
-    curves = train.fit(model, rows, cut, step, job, heads=new_layers)  # type: ignore[arg-type]
+
+    def new(net: torch.nn.Module) -> list[torch.nn.Parameter]:
+        return [*taken.fresh(net.segmenter.head), *net.branch.parameters()]  # type: ignore[union-attr,arg-type]
+
+    curves = train.fit(model, rows, cut, step, job, heads=new)  # type: ignore[arg-type]
     arrays, index = packed(model.state_dict())
     side = int(pictures["rgb"].shape[1])
     meta = {**segmenter_meta(segmenter, names, classes.background(labels), side), "gate": settings.gate, "index": index}
     store.write_table(job.out, job.header, {**arrays, **curves}, meta)
-
-
-def new_layers(net: Prohibitive) -> list[torch.nn.Parameter]:
-    return [*net.segmenter.head.parameters(), *net.branch.parameters()]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def run(job: Job) -> None:
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)
     model = Segmenter(trunk, settings.head, len(names), settings.width, settings.stride)
-    print(take_over(model, weights, names), flush=True)
+    taken = take_over(model, weights, names)
+    print(taken.said, flush=True)
     soft = labels.kind == "soft"
     cut = Crops(
         pictures,
@@ -56,7 +57,7 @@ def run(job: Job) -> None:
         soft=(lambda i: soft_at(labels, pictures, i)) if soft else None,
     )
     step = soft_step if soft else hard_step
-    curves = train.fit(model, rows, cut, step, job, heads=lambda net: list(net.head.parameters()))  # type: ignore[union-attr,arg-type]
+    curves = train.fit(model, rows, cut, step, job, heads=lambda net: taken.fresh(net.head))  # type: ignore[arg-type]
     arrays, index = packed(model.state_dict())
     side = int(pictures["rgb"].shape[1])
     meta = {**segmenter_meta(model, names, classes.background(labels), side), "index": index}

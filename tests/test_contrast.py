@@ -10,6 +10,7 @@ import planted
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TINY, stage
 from torch import Tensor
 
 from pipeline.contrast import Projector, compared, distort, places, run
@@ -20,6 +21,7 @@ from pipeline.kernels.contrast import Pixels, paper, released
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import backbone
 from pipeline.networks.segmenter import Segmenter
+from pipeline.networks.states import state_of
 
 
 def slow(anchors: Pixels, candidates: Pixels, temperature: float, form: str) -> tuple[Tensor, int]:
@@ -253,3 +255,21 @@ def test_distorted_colours_keep_the_geometry_and_follow_from_the_seed() -> None:
     assert first.dtype == torch.uint8 and first.shape == batch.shape
     assert len({tuple(one[:, 0, 15].tolist()) for one in first}) > 3, "each image has colours of its own"
     assert all((one[:, :, :10].float().std((1, 2)) == 0).all() for one in first), "an even area stays even"
+
+
+def test_a_decoder_that_contrast_has_trained_is_not_new_to_what_follows(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """`head_lr` is for new layers: at next to nothing they stand still, and what was taken over learns on."""
+    given = {"photographs": tiny["photographs"], "labels": tiny["few"]}
+    net = {**TINY, "width": 16, "batch": 2, "weight_decay": 0}
+    before = tmp_path / "weights.json"
+    stage("contrast", before, net, **given, weights=tiny["weights"])
+
+    def trained(name: str, weights: Path, epochs: int) -> dict[str, Tensor]:
+        stage("segment", tmp_path / name, {**net, "head_lr": 1e-9, "epochs": epochs}, **given, weights=weights)
+        state = state_of(store.Artifact(tmp_path / name))
+        return {key: value for key, value in state.items() if key.startswith("head.") and key.endswith("weight")}
+
+    for source, learns in ((before, True), (tiny["weights"], False)):
+        short, long = trained(f"{learns}1.json", source, 1), trained(f"{learns}2.json", source, 2)
+        moved = {name for name in short if (short[name] - long[name]).abs().max() > 1e-6}
+        assert moved == ({name for name in short if "score" not in name} if learns else set())

@@ -468,12 +468,15 @@ def test_the_second_stage_goes_on_from_the_first(trained: dict[str, store.Artifa
     given = {role: artifact for role, artifact in trained.items() if role != "model"}
     dis.run(planted.job(still, tmp_path / "on.json", trained))
     dis.run(planted.job(still, tmp_path / "new.json", given))
-    before, on, new = (
-        state_of(a) for a in (trained["model"], *(store.Artifact(tmp_path / f"{n}.json") for n in ("on", "new")))
+    dis.run(planted.job(SETTINGS.model_copy(update={"epochs": 1, "head_lr": 1e-9}), tmp_path / "learns.json", trained))
+    before, on, new, learns = (
+        state_of(a)
+        for a in (trained["model"], *(store.Artifact(tmp_path / f"{n}.json") for n in ("on", "new", "learns")))
     )
     for name in ("heads.map.weight", "heads.tags.weight", "second.weight", "heads.final.weight"):
         torch.testing.assert_close(on[name], before[name], rtol=0, atol=1e-6)
         assert (new[name] - before[name]).abs().max() > 1e-3, name
+        assert (learns[name] - before[name]).abs().max() > 1e-5, "no layer is new, `head_lr` concerns none"
 
 
 def test_true_and_inferred_images_are_drawn_as_often(

@@ -236,12 +236,13 @@ def test_backbone_and_decoder_are_taken_over(head: str, tmp_path: Path) -> None:
     meta = {**META, "head": head, "width": 8, "stride": 16, "classes": ["background", "a", "b"]}
     artifact = keep(tmp_path / "w.json", "weights", state, meta)
     other, _ = both(2, head)
-    said = take_over(other, artifact, ["background", "a", "b"])
+    said, new = take_over(other, artifact, ["background", "a", "b"])
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
     count = len(one.head.state_dict())
     assert said == (
         f"taken over from {artifact.path}: the backbone, resnet18; {count} of {count} tensors of the head, {head}"
     )
+    assert not new
     alone = load_backbone(artifact, 8)
     assert all(torch.equal(value, alone.state_dict()[name]) for name, value in one.trunk.state_dict().items())
 
@@ -253,10 +254,11 @@ def test_scores_of_other_classes_are_not_taken_over(classes: int, tmp_path: Path
     artifact = keep(tmp_path / "w.json", "weights", state, meta)
     other, _ = both(2)
     before = other.head.score.weight.clone()
-    said = take_over(other, artifact, ["background", "a", "b"])
+    said, new = take_over(other, artifact, ["background", "a", "b"])
     assert torch.equal(other.head.score.weight, before)
     assert torch.equal(other.head.fuse[0][0].weight, one.head.fuse[0][0].weight)
     why = "of other classes" if classes == 3 else "[5, 8, 1, 1] there, [3, 8, 1, 1] here"
+    assert new == {"score.weight", "score.bias"}
     assert f"not score.weight ({why}), score.bias" in said and "(trained at stride 8)" in said
 
 
@@ -265,7 +267,10 @@ def test_a_part_of_a_decoder_and_what_it_does_not_bring(tmp_path: Path) -> None:
     state = {name: value for name, value in state.items() if not name.startswith("head.score")}
     state["head.projection.weight"] = torch.zeros(4, 8)
     artifact = keep(tmp_path / "w.json", "weights", state, {**META, "head": "deeplabv3+", "width": 8})
-    said = take_over(both(2)[0], artifact)
+    model = both(2)[0]
+    taken = take_over(model, artifact)
+    said = taken.said
+    assert [id(p) for p in taken.fresh(model.head)] == [id(p) for p in model.head.score.parameters()]
     assert "not projection.weight (unknown here)" in said
     assert said.endswith("new: score.weight, score.bias")
 
@@ -276,8 +281,10 @@ def test_another_kind_of_head_is_left_alone(tmp_path: Path) -> None:
     artifact = keep(tmp_path / "w.json", "weights", state, {**META, "head": "largefov", "width": 8})
     other, _ = both(2)
     before = other.head.score.weight.clone()
-    assert take_over(other, artifact).endswith("not its head, which is largefov where this is deeplabv3+")
+    assert take_over(other, artifact).said.endswith("not its head, which is largefov where this is deeplabv3+")
     assert torch.equal(other.head.score.weight, before)
     assert torch.equal(other.trunk.stages[4][1].conv2.weight, one.trunk.stages[4][1].conv2.weight)
     bare = keep(tmp_path / "b.json", "weights", one.trunk, META)
-    assert take_over(other, bare).endswith("the backbone, resnet18; it brings no head")
+    taken = take_over(other, bare)
+    assert taken.said.endswith("the backbone, resnet18; it brings no head")
+    assert len(taken.fresh(other.head)) == len(list(other.head.parameters())), "all of it is new"

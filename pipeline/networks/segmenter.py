@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,12 +55,23 @@ def load_segmenter(artifact: Artifact) -> Segmenter:
     return model.eval()
 
 
-def take_over(model: Segmenter, weights: Artifact, classes: Sequence[str] | None = None) -> str:
+class Taken(NamedTuple):
+    """What a network begins with. said: a sentence on what was taken over, and what not and why. new: names of the
+    head's tensors that were not."""
+
+    said: str
+    new: frozenset[str]
+
+    def fresh(self, head: nn.Module) -> list[nn.Parameter]:
+        """The head's parameters that begin anew: what learns `head_lr` times faster."""
+        return [parameter for name, parameter in head.named_parameters() if name in self.new]
+
+
+def take_over(model: Segmenter, weights: Artifact, classes: Sequence[str] | None = None) -> Taken:
     """Start a network from a `weights` artifact: the backbone, and of a decoder beside it all that fits.
 
     A head's tensors fit where the head is of the same kind and the tensor has the same name and shape; its class
     scores only where both speak of the same classes (`classes`: the model's).
-    Returns a sentence that says what was taken over, and what not and why.
     Raises ArtifactError when the backbone does not fit.
     """
     state = state_of(weights)
@@ -68,11 +79,12 @@ def take_over(model: Segmenter, weights: Artifact, classes: Sequence[str] | None
     fill(model.trunk, bare, weights)
     said = f"taken over from {weights.path}: the backbone, {model.trunk.name}"
     offered = {name.removeprefix(HEAD): value for name, value in state.items() if name.startswith(HEAD)}
-    if not offered:
-        return f"{said}; it brings no head"
-    if weights.meta.get("head") != model.kind:
-        return f"{said}; not its head, which is {weights.meta.get('head')} where this is {model.kind}"
     own = model.head.state_dict()
+    if not offered:
+        return Taken(f"{said}; it brings no head", frozenset(own))
+    if weights.meta.get("head") != model.kind:
+        other = f"{said}; not its head, which is {weights.meta.get('head')} where this is {model.kind}"
+        return Taken(other, frozenset(own))
     refused: dict[str, str] = {}
     for name, value in offered.items():
         if name not in own:
@@ -90,4 +102,5 @@ def take_over(model: Segmenter, weights: Artifact, classes: Sequence[str] | None
     reasons = ", ".join(f"{name} ({why})" for name, why in refused.items())
     missing = [name for name in own if name not in offered]
     said += f"; not {reasons}" if refused else ""
-    return said + (f"; new: {', '.join(missing)}" if missing else "")
+    said += f"; new: {', '.join(missing)}" if missing else ""
+    return Taken(said, frozenset(name for name in own if name not in offered or name in refused))
