@@ -20,6 +20,7 @@ from pipeline.core import cards, store
 from pipeline.core.config import ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
+from pipeline.core.processes import usable_cores
 from pipeline.core.recipe import Role, role
 from pipeline.core.steps.base import Settings, Step
 from pipeline.core.steps.weights import Imagenet
@@ -93,13 +94,13 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=threads, default=usable_cores())
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
 
 
-def usable_cores() -> int:
-    """Cores this process may run on, which a container or a batch system may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads(text: str) -> int:
+    """Of `--threads`: no more than there are usable cores. Snakemake counts those of the machine."""
+    return max(1, min(int(text), usable_cores()))
 
 
 def _describe(method: type[Step]) -> str:
