@@ -30,6 +30,7 @@ from pipeline.core import cli, store
 from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, parse_block
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError
+from pipeline.core.lock import alone
 from pipeline.datasets import look as looking
 from pipeline.datasets.inventory import FILE, Inventory, take_inventory
 from pipeline.datasets.layouts import at, root_of
@@ -204,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (args.make == "photographs") != (args.photographs is None):
             expected = "goes with tags and masks only" if args.photographs else "is missing: say whose rows theirs are"
             raise ConfigError(f"--photographs {expected}")
-        prepare(args.make, data, args.out, args.photographs)
+        with alone(args.out):
+            prepare(args.make, data, args.out, args.photographs)
 
     cli.guarded(work)
 
