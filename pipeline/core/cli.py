@@ -49,8 +49,8 @@ def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] |
 
 @contextmanager
 def told_to_stop() -> Iterator[None]:
-    """Say of a SIGTERM (a cluster's time limit, `kill`) that it came, and end by it as if nothing had been said: without
-    a word nobody could tell it from want of memory. A training listens for itself (core/loop.py)."""
+    """Say of a SIGTERM (a cluster's time limit, `kill`) that it came, and end by it all the same: without a word nobody
+    could tell it from want of memory. A training listens for itself (core/loop.py)."""
     owner = os.getpid()
 
     def end(signum: int, frame: FrameType | None) -> None:
