@@ -238,8 +238,28 @@ def test_a_recipe_that_needs_masks_is_refused_where_the_data_has_none(clone: Pat
 
 def test_a_missing_data_set_is_explained_on_the_terminal(clone: Path) -> None:
     configure(clone, "away.yaml", photos="nowhere", run=("tags",))
-    said = snakemake(clone, "--cores", "1", "--", f"{PLACE}/tags.json", files=(TINY, "away.yaml"), fails=True)
-    assert "nowhere/images: no such folder; put the photographs there" in said
+    for how in ("-n",), ("--cores", "1"):
+        said = snakemake(clone, *how, "--", f"{PLACE}/tags.json", files=(TINY, "away.yaml"), fails=True)
+        assert "nowhere/images: no such folder; put the photographs there" in said
+        assert "Exception" not in said and "common.smk" not in said, "the message alone"
+    assert jobs(snakemake(clone, "-n", "--", "verify", files=(TINY, "away.yaml"))) == {"verify": 1}
+
+
+def test_from_another_folder_the_code_of_the_checkout_runs(tmp_path: Path) -> None:
+    where, here = tmp_path / "check out", tmp_path / "here"
+    where.mkdir()
+    checkout(where)
+    with (where / "pipeline" / "prepare.py").open("a") as code:
+        code.write("    print('made by', __file__)\n")
+    here.mkdir()
+    shutil.copy(where / "config.yaml", here)
+    (here / "own.yaml").write_text("{results: made here, data: {name: x, format: demo, max_side: 32, demo: {train: 4, val: 1}}}")
+    given = [sys.executable, "-m", "snakemake", "--cores", "1", "-s", str(where / "Snakefile")]
+    given += ["--configfile", "own.yaml", "--", "made here/x/photographs.json"]
+    env = {name: value for name, value in environment(where).items() if name != "PYTHONPATH"}
+    done = subprocess.run(given, cwd=here, env=env, capture_output=True, text=True)
+    assert f"made by {where}/pipeline/prepare.py" in done.stdout + done.stderr
+    assert (here / "made here" / "x" / "photographs.json").exists()
 
 
 # ----------------------------------------------------------------------------------------------------- one run
