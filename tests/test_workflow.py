@@ -253,13 +253,19 @@ def test_from_another_folder_the_code_of_the_checkout_runs(tmp_path: Path) -> No
         code.write("    print('made by', __file__)\n")
     here.mkdir()
     shutil.copy(where / "config.yaml", here)
-    (here / "own.yaml").write_text("{results: made here, data: {name: x, format: demo, max_side: 32, demo: {train: 4, val: 1}}}")
+    (here / "own.yaml").write_text(
+        "{results: made here, data: {name: x, format: demo, max_side: 32, demo: {train: 4, val: 1}}}"
+    )
     given = [sys.executable, "-m", "snakemake", "--cores", "1", "-s", str(where / "Snakefile")]
     given += ["--configfile", "own.yaml", "--", "made here/x/photographs.json"]
     env = {name: value for name, value in environment(where).items() if name != "PYTHONPATH"}
     done = subprocess.run(given, cwd=here, env=env, capture_output=True, text=True)
     assert f"made by {where}/pipeline/prepare.py" in done.stdout + done.stderr
-    assert (here / "made here" / "x" / "photographs.json").exists()
+    made = here / "made here" / "x"
+    assert {path.name for path in made.iterdir()} == {"photographs.json", "photographs.zarr", "inventory.npz"}
+    for how in ("--dry-run", "--quiet"):
+        subprocess.run([*given[:3], "--delete-all-output", how, *given[3:]], cwd=here, env=env, check=True)
+        assert made.exists() == (how == "--dry-run"), "stores too"
 
 
 # ----------------------------------------------------------------------------------------------------- one run

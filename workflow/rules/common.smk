@@ -1,4 +1,5 @@
 # Thin bridge to pipeline.core: nothing here decides anything, and nothing heavy is imported.
+import atexit
 import hashlib
 import json
 import os
@@ -57,6 +58,12 @@ BEGAN = progress.now()
 SITE = cluster.Site.of(workflow)
 cards.limit(workflow)  # on this machine no more GPU jobs at once than it has cards
 os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
+
+
+if any(word.startswith("--delete-all") for word in sys.argv):  # it knows of manifests alone, which have no bytes
+    from pipeline import artifacts
+
+    atexit.register(artifacts.follow, artifacts.manifests(Path(ROOT)))
 
 
 wildcard_constraints:
