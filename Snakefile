@@ -23,7 +23,7 @@ onstart:
 
 onerror:
     for line in progress.died(under_way(), BEGAN):
-        logger.error(f"killed, for want of memory perhaps: {line}")
+        logger.error(line)
     logger.error("What is finished is kept. Run the same command again: the rest goes on where it was.")
 
 

@@ -69,6 +69,16 @@ def clean(root: Path) -> None:
     print(f"deleted {len(stores)} stores and {len(files)} files below {root}")
 
 
+def follow(before: Sequence[Path]) -> None:
+    """Delete the stores of those manifests that are gone, and the inventory of photographs that are."""
+    gone = [path for path in before if not path.exists()]
+    for path in gone:
+        shutil.rmtree(store.store_of(path), ignore_errors=True)
+        if path.name == "photographs.json":
+            (path.parent / INVENTORY).unlink(missing_ok=True)
+    print(f"deleted {len(gone)} stores")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.artifacts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

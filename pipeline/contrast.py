@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2 as transforms
 
 from pipeline.core import cli, store, train
-from pipeline.core.job import InputError, Job
+from pipeline.core.job import Job
 from pipeline.core.loop import Losses
 from pipeline.core.steps.weights import Contrast
 from pipeline.kernels.contrast import Pixels, paper, released
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.crops import Crops
-from pipeline.kinds.labels import labels_at
+from pipeline.kinds.labels import labels_at, taught
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import HEAD, backbone_meta, load_backbone
 from pipeline.networks.segmenter import Segmenter, take_over
@@ -124,9 +124,7 @@ def compared(
 def run(job: Job) -> None:
     settings: Contrast = job.settings
     pictures, labels, weights = job.photographs, job.inputs["labels"], job.inputs["weights"]
-    rows = labels.read("covered").nonzero()[0]
-    if not len(rows):
-        raise InputError(f"{labels.path}: these labels cover no image")
+    rows = taught(labels)
     names = classes.names(labels)
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)

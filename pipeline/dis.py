@@ -33,7 +33,7 @@ from pipeline.kernels.pixel_losses import pixel_loss
 from pipeline.kinds import classes, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.crops import Crops
-from pipeline.kinds.labels import labels_at
+from pipeline.kinds.labels import labels_at, taught
 from pipeline.networks.backbones import load_backbone
 from pipeline.networks.dual import Dual, dual_meta, enlarged, image_loss, picture_of, tag_loss
 from pipeline.networks.states import fill, packed, state_of
@@ -80,8 +80,7 @@ def training_rows(labels: store.Artifact, true: store.Artifact | None) -> np.nda
     """The rows to train on. Where some labels are true and others inferred, as many of the ones as of the others."""
     covered = labels.read("covered")
     known = covered if true is None else covered & true.read("covered")
-    if not covered.any():
-        raise InputError(f"{labels.path}: these labels cover no image")
+    taught(labels)
     print(f"{int(known.sum())} images with labels as given, {int((covered & ~known).sum())} with inferred ones")
     return evenly(known.nonzero()[0], (covered & ~known).nonzero()[0])
 

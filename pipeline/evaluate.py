@@ -23,6 +23,7 @@ from pipeline.core import cli, store
 from pipeline.core.config import Evaluate, parse_block
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, images_at_once
+from pipeline.core.lock import alone
 from pipeline.core.metrics import bands, confusion, miou
 from pipeline.core.processes import in_batches, over_processes
 from pipeline.core.progress import Progress
@@ -180,7 +181,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--settings", default="{}", help="JSON of the `evaluate:` block of config.yaml")
     cli.add_compute(parser)
     args = parser.parse_args(argv)
-    cli.guarded(lambda: run(args))
+
+    def work() -> None:
+        with alone(args.out):
+            run(args)
+
+    cli.guarded(work)
 
 
 def run(args: argparse.Namespace) -> None:

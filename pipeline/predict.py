@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
-    parser.add_argument("--threads", type=int, default=cli.usable_cores())
+    parser.add_argument("--threads", type=cli.threads, default=cli.usable_cores())
     args = parser.parse_args(argv)
     if any(not 0 < scale <= 8 for scale in args.scales):
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")

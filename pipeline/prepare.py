@@ -30,10 +30,13 @@ from pipeline.core import cli, store
 from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, parse_block
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError
+from pipeline.core.lock import alone
+from pipeline.core.progress import Progress
 from pipeline.datasets import look as looking
 from pipeline.datasets.inventory import FILE, Inventory, take_inventory
 from pipeline.datasets.layouts import at, root_of
-from pipeline.datasets.look import NO_MASK, Content
+from pipeline.datasets.look import NO_MASK, Content, Passing
+from pipeline.datasets.source import Picture
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import VOID, resize_image
 
@@ -126,15 +129,28 @@ MAKES: dict[str, Callable[[Data, Inventory, Path], None]] = {
 }
 
 
-def prepare(make: str, data: Data, out: Path, of: Path | None = None) -> None:
+def prepare(make: str, data: Data, out: Path, of: Path | None = None, passing: Passing = iter) -> None:
     """Make one of the three artifacts. `of`: the photographs that tags and masks are of.
 
     Raises InputError with all that is wrong with the data set.
     """
-    inventory = take_inventory(data, out.parent / FILE)
+    inventory = take_inventory(data, out.parent / FILE, passing)
     if of is not None and photographs.ids(store.Artifact(of, "photographs")) != inventory.id:
         raise InputError(f"{of}: the data set holds other photographs now; run again, to make these first")
     MAKES[make](data, inventory, out)
+
+
+def counted(out: Path) -> Passing:
+    """How far the look at all files is, told as of any stage at work."""
+
+    def passing(pictures: list[Picture]) -> Iterator[Picture]:
+        progress = Progress(store.part_of(out), len(pictures), "photographs")
+        try:
+            yield from progress.count(pictures)
+        finally:
+            progress.file.unlink(missing_ok=True)
+
+    return passing
 
 
 def as_seen(where: str, digest: bytes, root: Path | None) -> Content:
@@ -204,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (args.make == "photographs") != (args.photographs is None):
             expected = "goes with tags and masks only" if args.photographs else "is missing: say whose rows theirs are"
             raise ConfigError(f"--photographs {expected}")
-        prepare(args.make, data, args.out, args.photographs)
+        with alone(args.out):
+            prepare(args.make, data, args.out, args.photographs, counted(args.out))
 
     cli.guarded(work)
 

@@ -33,7 +33,7 @@ from pipeline.kernels.pixel_losses import pixel_loss
 from pipeline.kinds import classes, photographs
 from pipeline.kinds import tags as said
 from pipeline.kinds.crops import Crops
-from pipeline.kinds.labels import labels_at
+from pipeline.kinds.labels import labels_at, taught
 from pipeline.kinds.pixels import VOID
 from pipeline.networks.backbones import load_backbone
 from pipeline.networks.classifier import classification_loss
@@ -92,9 +92,7 @@ def psl_step(foreground: Sequence[int], first: int) -> Callable[[Prohibitive, di
 def run(job: Job) -> None:
     settings: Psl = job.settings
     pictures, labels, weights, tags = (job.inputs[role] for role in ("photographs", "labels", "weights", "tags"))
-    rows = labels.read("covered").nonzero()[0]
-    if not len(rows):
-        raise InputError(f"{labels.path}: these labels cover no image")
+    rows = taught(labels)
     if classes.meta(labels) != classes.meta(tags):
         raise InputError(f"{labels.path} has {classes.meta(labels)}, {tags.path} {classes.meta(tags)}")
     names, foreground = classes.names(labels), classes.foreground(labels)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core import cli, store, train
-from pipeline.core.job import InputError, Job
+from pipeline.core.job import Job
 from pipeline.core.loop import Losses
 from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss, soft_pixel_loss
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.crops import Crops
-from pipeline.kinds.labels import labels_at
+from pipeline.kinds.labels import labels_at, taught
 from pipeline.kinds.soft import soft_at
 from pipeline.networks.backbones import load_backbone
 from pipeline.networks.segmenter import Segmenter, segmenter_meta, take_over
@@ -37,9 +37,7 @@ def soft_step(net: nn.Module, batch: dict[str, Tensor]) -> Losses:
 def run(job: Job) -> None:
     settings: Segment = job.settings
     pictures, labels, weights = job.photographs, job.inputs["labels"], job.inputs["weights"]
-    rows = labels.read("covered").nonzero()[0]
-    if not len(rows):
-        raise InputError(f"{labels.path}: these labels cover no image")
+    rows = taught(labels)
     names = classes.names(labels)
     torch.manual_seed(job.seed)
     trunk = load_backbone(weights, settings.stride)

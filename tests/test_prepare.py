@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.core import cli, integrity, store
+from pipeline.core import cli, integrity, progress, store
 from pipeline.core.config import Data
 from pipeline.datasets import collage
 from pipeline.datasets import look as looking
@@ -27,8 +27,9 @@ from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.inventory import FILE, LINES, Inventory, load, take_inventory
 from pipeline.datasets.layouts import absent
 from pipeline.datasets.source import draw_val
-from pipeline.datasets.spelling import slip
+from pipeline.datasets.spelling import check_spelling, slip
 from pipeline.datasets.summary import grouped
+from pipeline.datasets.tables import read_classes, split_tags
 from pipeline.kinds import classes, photographs
 from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import image, split
@@ -781,9 +782,11 @@ def test_problems_are_equal_but_for_names_and_numbers() -> None:
         *(f"/d/my photos/a {i}.jpg: is {i}×9, 3 px narrow at 30 px; crop it" for i in range(20)),
         *(f"/d/tags.csv: '{i}' has no photograph; correct the name" for i in range(3)),
         *(f"/d/{name}.txt: 'x' has no photograph; correct the name" for name in "abcd"),
+        *(f"/d/images/{i}/a.jpg (val): the same photograph as /d/images/b/{i}.jpg (train); remove one" for i in "1234"),
         *(f"/d/masks/{i}.png: values {i}, 7; 0 to 4 and 255 can be used; correct it" for i in range(4)),
     ]
-    found = grouped(lines, LINES)
+    found = grouped(lines, LINES, Path("/d"))
+    assert found.pop(8).endswith(" (train); remove one [and 3 more: 2/a.jpg (val), 3/a.jpg (val), 4/a.jpg (val)]")
     assert found[0].endswith("crop it [and 19 more: a 1.jpg, a 2.jpg, a 3.jpg, a 4.jpg, a 5.jpg, …]")
     assert found[1:8] == lines[20:27], "few of a kind stay lines, other lists are other kinds"
     assert found[8].endswith("[and 3 more: 1.png, 2.png, 3.png]")
@@ -819,6 +822,21 @@ def test_what_may_be_a_typing_error_is_a_warning(tmp_path: Path, out: Path, caps
     assert "warning: 2 class(es) of a single training photograph, too few to learn: '['hat'', 'trouzers'" in said
     prepare("tags", of_folder(root), out / "tags.json", out / "photographs.json")
     assert "trouzers" not in capsys.readouterr().out, "it is said once"
+
+
+def test_blanks_of_other_scripts_are_blanks_and_what_nobody_sees_is_named(tmp_path: Path) -> None:
+    """No-break and ideographic spaces come with texts that were copied; so do blanks without width."""
+    (tmp_path / "classes.txt").write_text("background\nfire\u00a0 truck\u3000\n\u00a0bee\n")
+    found = list[str]()
+    known = read_classes(tmp_path / "classes.txt", found)
+    assert (known, found) == (["background", "fire truck", "bee"], [])
+    assert split_tags("bee\u3000fire\u00a0truck\u00a0", [known[1]]) == ("bee", "fire truck")
+    problems, warnings = list[str](), list[str]()
+    check_spelling({"ant": 9, "ＡＮＴ": 1, "bee，cow": 5, "cow\u200b": 5, "Hühner-stall": 5}, "t", problems, warnings)
+    assert problems == [
+        "t: 'ＡＮＴ' (1 photograph) and 'ant' (9 photographs) differ in capitals alone; write them alike"
+    ]
+    assert warnings[-1].startswith("t: odd names of classes: 'bee，cow', 'cow\u200b'; spaces, commas")
 
 
 @pytest.mark.parametrize(
@@ -1285,6 +1303,21 @@ def test_files_that_nobody_has_looked_at_are_refused(
     # And the next run looks again.
     if change is not lost_photograph:
         made(of_folder(root), out, verify=True)
+
+
+def test_a_look_at_all_files_says_how_far_it_is_and_leaves_nothing(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, target, seen = make_folder(tmp_path / "d"), out / "new" / "photographs.json", list[Any]()
+    (root / "images/a01.jpg").write_bytes(b"")
+    real = looking.content
+    monkeypatch.setattr(
+        looking, "content", lambda file: (seen.append(progress.read(store.part_of(target))), real(file))[1]
+    )
+    with pytest.raises(SystemExit):
+        main(["--make", "photographs", "--settings", of_folder(root).model_dump_json(), "--out", str(target)])
+    assert {(said["of"], said["unit"]) for said in seen} == {(12, "photographs")}
+    assert not target.parent.exists()
 
 
 @pytest.mark.parametrize("make", ["tags", "masks"])

@@ -17,6 +17,7 @@ from conftest import ENVIRONMENT, command, demo_settings, prepare, words
 
 from pipeline.core import progress, store
 from pipeline.core.integrity import is_scratch
+from pipeline.core.lock import alone
 from pipeline.core.progress import Progress
 
 
@@ -110,7 +111,11 @@ def test_the_watch_tells_of_stages_at_work_and_not_of_what_earlier_runs_left(
 
 @pytest.mark.parametrize(
     ("end", "found"),
-    [("pass", []), ("raise ValueError", []), ("os.kill(os.getpid(), 9)", ["a  3/9 photographs"])],
+    [
+        ("pass", []),
+        ("raise ValueError", []),
+        ("os.kill(os.getpid(), 9)", ["killed, for want of memory perhaps: a  3/9 photographs"]),
+    ],
 )
 def test_only_what_was_killed_is_named_as_killed(end: str, found: list[str], tmp_path: Path) -> None:
     began, folder = progress.now(), tmp_path / "a.part"
@@ -174,3 +179,32 @@ def test_ctrl_c_ends_a_stage_over_photographs_at_once_and_without_a_traceback(tm
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 1 and not out.exists()
     assert "error: stopped by Ctrl-C; what is finished is kept" in said and "Traceback" not in said
+
+
+def test_one_process_makes_an_artifact_and_sigterm_is_told_from_want_of_memory(tmp_path: Path) -> None:
+    began, made, out = progress.now(), prepare(tmp_path, demo_settings(150, 2)), tmp_path / "saliency.json"
+    given = command("saliency", *words("saliency", out, photographs=made["photographs"]))
+    first = subprocess.Popen(given, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not (progress.read(store.part_of(out)) or {"done": 0})["done"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = subprocess.run(given, env=ENVIRONMENT, capture_output=True, text=True)
+    assert second.returncode == 2 and first.poll() is None
+    assert f"{out}: another process is making it (process {first.pid} on " in second.stderr
+    first.terminate()
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == -signal.SIGTERM and not out.exists()
+    assert "stopped by SIGTERM (a time limit, kill); what is finished is kept" in said and "Traceback" not in said
+    (line,) = progress.died({"a": store.part_of(out)}, began)
+    assert line.startswith("stopped by SIGTERM: a  ")
+    assert is_scratch(store.part_of(out))
+
+
+def test_a_lock_leaves_nothing_behind_and_another_artifact_is_free(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "made.json"
+    with alone(out), alone(tmp_path / "other.json"):
+        assert is_scratch(store.part_of(out)) and (store.part_of(out) / "lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    with alone(out):
+        (store.part_of(out) / "checkpoint.pt").touch()
+    assert [path.name for path in store.part_of(out).iterdir()] == ["checkpoint.pt"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import planted
 import pytest
 from colours import colour_trunk, plain
 
-from pipeline import segment
+from pipeline import contrast, dis, psl, segment
 from pipeline.core import store
 from pipeline.core.job import InputError
-from pipeline.core.steps.models import Segment
+from pipeline.core.steps.labels import Masks
+from pipeline.core.steps.models import Dis, Psl, Segment
+from pipeline.core.steps.weights import Contrast
+from pipeline.kinds.labels import taught
 from pipeline.networks.backbones import backbone
 from pipeline.networks.door import open_network, predict_labels
 from pipeline.networks.segmenter import Segmenter, segmenter_meta
@@ -101,6 +106,28 @@ def test_labels_that_cover_nothing_are_a_message(tmp_path: Path) -> None:
     given["labels"] = planted.labels(tmp_path / "l.json", [None] * 7, 64, 3)
     with pytest.raises(InputError, match="these labels cover no image"):
         segment.run(planted.job(SETTINGS, tmp_path / "m.json", given))
+
+
+@pytest.mark.parametrize("stage", [segment, contrast, psl, dis], ids=lambda stage: stage.__name__)
+def test_labels_that_are_void_throughout_are_a_message(stage: ModuleType, tmp_path: Path) -> None:
+    """They would train at loss 0 without a word."""
+    given = {**world(tmp_path), "tags": planted.tags(tmp_path / "t.json", np.zeros((7, 3)))}
+    settings: Any = {segment: Segment, contrast: Contrast, psl: Psl, dis: Dis}[stage](epochs=1, batch=2, crop=64)
+    header = planted.header(Masks())
+    given["labels"] = planted.labels(tmp_path / "l.json", [*[np.full((64, 64), 255)] * 6, None], 64, 3, header=header)
+    said = r"l.json: 0 of 6 photographs have a labelled pixel \(all are 255, void\); write class numbers into the masks"
+    with pytest.raises(InputError, match=said):
+        stage.run(planted.job(settings, tmp_path / "m.json", given))
+
+
+def test_soft_labels_without_any_probability_are_a_message(tmp_path: Path) -> None:
+    given = world(tmp_path)
+    nothing, slots = np.zeros((7, 3, 8, 8)), np.tile(np.arange(3), (7, 1))
+    given["labels"] = planted.soft(tmp_path / "s.json", nothing, slots, 8, 3)
+    with pytest.raises(InputError, match=r"s.json: 0 of 7 .* \(no class has any probability\); loosen the settings"):
+        segment.run(planted.job(SETTINGS, tmp_path / "m.json", given))
+    nothing[6, 2, 7, 7] = 0.1
+    assert taught(planted.soft(tmp_path / "t.json", nothing, slots, 8, 3)).tolist() == list(range(7))
 
 
 def test_a_decoder_that_comes_with_the_weights_is_taken_over(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import planted
@@ -20,6 +22,7 @@ from conftest import ENVIRONMENT
 from torch import nn
 
 from pipeline.core import loop, train
+from pipeline.core.job import InputError
 from pipeline.core.steps.models import Segment
 from pipeline.kernels.pixel_losses import pixel_loss
 from pipeline.networks import imagenet
@@ -556,6 +559,53 @@ def test_no_more_loaders_than_usable_cores_are_started(
     assert len(seen) == 2 and os.getpid() not in seen, "one loader a training"
     assert capsys.readouterr().err.count("workers: 3 asked for, 1 started") == 1
     assert [loop.loader_workers(asked) for asked in (0, 1, 2)] == [0, 1, 1]
+
+
+def test_loaders_that_hand_on_nothing_are_given_up_and_a_stop_does_not_wait_for_them(tmp_path: Path) -> None:
+    def stuck() -> torch.utils.data.DataLoader:
+        class Sleeping(torch.utils.data.Dataset[int]):
+            def __len__(self) -> int:
+                return 4
+
+            def __getitem__(self, number: int) -> int:
+                if number:
+                    time.sleep(600)
+                return number
+
+        given: Any = {"num_workers": 1, "timeout": 0.1, "multiprocessing_context": "fork"}
+        return torch.utils.data.DataLoader(Sleeping(), 1, worker_init_fn=loop.ignore_stop_signals, **given)
+
+    coming = loop.batches(stuck(), loop.Stop(), longest=1)
+    assert next(coming).tolist() == [0]
+    with pytest.raises(InputError, match=r"no photographs came .* for 1 s; enlarge /dev/shm .* compute.workers: 0"):
+        next(coming)
+    asked = loop.Stop()
+    coming = loop.batches(stuck(), asked)
+    assert next(coming).tolist() == [0]
+    asked.asked = "SIGTERM"
+    assert list(coming) == []
+
+
+def test_without_room_in_shared_memory_no_loader_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop._warn.cache_clear()
+    room = {free: namedtuple("Usage", "free")(free) for free in (0, 2**30)}
+    seen: dict[int, set[int]] = {free: set() for free in room}
+    for free in room:
+
+        def noting(row: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+            return {**cut(row, rng), "process": np.array(os.getpid())}
+
+        def telling(net: nn.Module, batch: dict[str, torch.Tensor], free: int = free) -> train.Losses:
+            seen[free].update(batch["process"].tolist())
+            return step(net, batch)
+
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: room[free])
+        train.fit(network(), np.arange(12), noting, telling, planted.job(settings(epochs=1), tmp_path / "x", workers=1))
+        shutil.rmtree(planted.job(settings(), tmp_path / "x").part)
+    assert seen[0] == {os.getpid()} and os.getpid() not in seen[2**30]
+    assert capsys.readouterr().err.count("/dev/shm: 0 MB free, 1 loader(s) need 1 MB") == 1
 
 
 # ----------------------------------------------------------------------------- the parts, in a loop of another shape

@@ -35,6 +35,7 @@ TINY = str(ROOT / "tests" / "tiny.yaml")
 RESULTS = "my results & $(touch executed) it's; touch executed"
 PHOTOS = "my photos & $(touch executed) it's"
 PLACE = f"{RESULTS}/tiny"
+SAID = "said.txt"  # what the run of all recipes said
 TRACEBACK = "Traceback (most recent call last)"
 
 # Recipe → jobs of a dry run: the data set's three, its steps, their scores, the report, the index of all reports.
@@ -84,7 +85,7 @@ def words(*args: str, files: tuple[str, ...] = (TINY, "own.yaml")) -> list[str]:
 def environment(where: Path, python: str = str(Path(sys.executable).parent)) -> dict[str, str]:
     """python: the folder whose `python` the rules run."""
     path = os.pathsep.join([python, str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where)}
+    return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where), "TAGMASK_PROGRESS": "0.2"}
 
 
 def snakemake(where: Path, *args: str, fails: bool = False, files: tuple[str, ...] = (TINY, "own.yaml")) -> str:
@@ -153,6 +154,7 @@ def done(clone: Path) -> Path:
     """Every recipe, made by one `snakemake --cores 2`. Tests leave it as they find it."""
     said = snakemake(clone, "--cores", "2")
     assert f"{ALL + 1} of {ALL + 1} steps (100%) done" in said  # the rule `all` is one
+    (clone / SAID).write_text(said)
     return clone
 
 
@@ -238,11 +240,49 @@ def test_a_recipe_that_needs_masks_is_refused_where_the_data_has_none(clone: Pat
 
 def test_a_missing_data_set_is_explained_on_the_terminal(clone: Path) -> None:
     configure(clone, "away.yaml", photos="nowhere", run=("tags",))
-    said = snakemake(clone, "--cores", "1", "--", f"{PLACE}/tags.json", files=(TINY, "away.yaml"), fails=True)
-    assert "nowhere/images: no such folder; put the photographs there" in said
+    for how in ("-n",), ("--cores", "1"):
+        said = snakemake(clone, *how, "--", f"{PLACE}/tags.json", files=(TINY, "away.yaml"), fails=True)
+        assert "nowhere/images: no such folder; put the photographs there" in said
+        assert "Exception" not in said and "common.smk" not in said, "the message alone"
+    assert jobs(snakemake(clone, "-n", "--", "verify", files=(TINY, "away.yaml"))) == {"verify": 1}
+
+
+def test_from_another_folder_the_code_of_the_checkout_runs(tmp_path: Path) -> None:
+    where, here = tmp_path / "check out", tmp_path / "here"
+    where.mkdir()
+    checkout(where)
+    with (where / "pipeline" / "prepare.py").open("a") as code:
+        code.write("    print('made by', __file__)\n")
+    here.mkdir()
+    shutil.copy(where / "config.yaml", here)
+    (here / "own.yaml").write_text(
+        "{results: made here, data: {name: x, format: demo, max_side: 32, demo: {train: 4, val: 1}}}"
+    )
+    given = [sys.executable, "-m", "snakemake", "--cores", "1", "-s", str(where / "Snakefile")]
+    given += ["--configfile", "own.yaml", "--", "made here/x/photographs.json"]
+    env = {name: value for name, value in environment(where).items() if name != "PYTHONPATH"}
+    done = subprocess.run(given, cwd=here, env=env, capture_output=True, text=True)
+    assert f"made by {where}/pipeline/prepare.py" in done.stdout + done.stderr
+    made = here / "made here" / "x"
+    assert {path.name for path in made.iterdir()} == {"photographs.json", "photographs.zarr", "inventory.npz"}
+    for how in ("--dry-run", "--quiet"):
+        subprocess.run([*given[:3], "--delete-all-output", how, *given[3:]], cwd=here, env=env, check=True)
+        assert any(made.iterdir()) == (how == "--dry-run"), "stores too"
 
 
 # ----------------------------------------------------------------------------------------------------- one run
+
+
+def test_the_terminal_told_of_stages_at_work_and_how_to_use_what_they_made(done: Path) -> None:
+    before, end = (done / SAID).read_text().split(f"Report: {PLACE}/report/index.html\n")
+    assert re.search(r"^\S*/?photographs  \d+/16 photographs|^\S+  \d+/\d+ photographs  ", before, re.M)
+    assert re.search(r"^\S+  epoch \d+/\d+  loss [\d.]+  [\d.]+ img/s", before, re.M), "of a training"
+    model = re.search(r"^Model:  (.+/model\.json)$", end, re.M)
+    assert model and (done / model[1]).exists()
+    use = re.search(r"^  (python -m pipeline\.predict .+) \\\n    PHOTOS --out MASKS$", end, re.M)
+    assert use and (done / shlex.split(use[1])[3]).exists(), "its path quoted"
+    judged = re.findall(r"^(?:Warning: |Nothing suspicious: |Too little on val to judge by: )(.+)", end, re.M)
+    assert judged, "the verdict"
 
 
 def test_every_recipe_has_its_report(done: Path) -> None:

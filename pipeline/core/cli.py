@@ -10,16 +10,21 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import get_args
 
-from pipeline.core import cards, store
+from pipeline.core import cards, progress, store
 from pipeline.core.config import ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
+from pipeline.core.lock import alone
+from pipeline.core.processes import usable_cores
 from pipeline.core.recipe import Role, role
 from pipeline.core.steps.base import Settings, Step
 from pipeline.core.steps.weights import Imagenet
@@ -31,14 +36,38 @@ def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] |
 
     def work() -> None:
         job = _job(args, methods)
-        if store.finished(job.out, job.header):
-            print(f"{job.out}: complete already", flush=True)
-            return
-        if job.settings.gpu:
-            limit_threads(job.threads)
-        run(job)
+        with alone(job.out):
+            if store.finished(job.out, job.header):
+                print(f"{job.out}: complete already", flush=True)
+                return
+            if job.settings.gpu:
+                limit_threads(job.threads)
+            run(job)
 
     guarded(work)
+
+
+@contextmanager
+def told_to_stop() -> Iterator[None]:
+    """Say of a SIGTERM (a cluster's time limit, `kill`) that it came, and end by it all the same: without a word nobody
+    could tell it from want of memory. A training listens for itself (core/loop.py)."""
+    owner = os.getpid()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        if os.getpid() == owner:  # not one that was forked in here
+            progress.stopped(signal.Signals(signum).name)
+            _complain("stopped by SIGTERM (a time limit, kill); what is finished is kept, run again to go on", now=True)
+        os.kill(os.getpid(), signum)
+
+    taken = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if taken:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if taken:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -48,7 +77,8 @@ def guarded(work: Callable[[], None]) -> None:
     number of its file descriptor.
     """
     try:
-        work()
+        with told_to_stop():
+            work()
     except (ConfigError, InputError, store.ArtifactError) as error:
         _complain(f"error: {error}")
         raise SystemExit(2) from None
@@ -60,12 +90,14 @@ def guarded(work: Callable[[], None]) -> None:
         raise
 
 
-def _complain(message: str, there: str = "") -> None:
-    """there: what else to say on the terminal."""
+def _complain(message: str, there: str = "", now: bool = False) -> None:
+    """there: what else to say on the terminal. now: maybe in the middle of a print."""
     if terminal := os.environ.get("TAGMASK_TERMINAL"):
         with suppress(OSError, ValueError):  # closed: not begun by a rule
             os.write(int(terminal), "\n".join(["", *filter(None, [message, there]), ""]).encode())
-    if not there:
+    if now:
+        os.write(2, f"{message}\n".encode())
+    elif not there:
         print(message, file=sys.stderr)
 
 
@@ -93,13 +125,13 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=threads, default=usable_cores())
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
 
 
-def usable_cores() -> int:
-    """Cores this process may run on, which a container or a batch system may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads(text: str) -> int:
+    """Of `--threads`: no more than there are usable cores. Snakemake counts those of the machine."""
+    return max(1, min(int(text), usable_cores()))
 
 
 def _describe(method: type[Step]) -> str:

@@ -13,7 +13,7 @@ from pipeline.core import rows, store
 
 SCRATCH = {
     *("checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"),
-    *("progress.json", "progress.new"),
+    *("progress.json", "progress.new", "lock"),
 }
 
 

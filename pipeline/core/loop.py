@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.core.durable import sync_folder
+from pipeline.core.job import InputError
+from pipeline.core.processes import end_with_parent, usable_cores
 
+Batch = TypeVar("Batch")
+AHEAD = 2  # batches that each loader process prepares, torch's default
+POLL_SECONDS = 2.0  # between two looks at whether to stop, while a batch is waited for
+LOAD_SECONDS = 600.0  # for a batch; one of 16 large photographs from a slow network disk takes a minute
 STOP = (signal.SIGTERM, signal.SIGINT)
 
 # --------------------------------------------------------------------------------------------------- loss terms
@@ -228,13 +236,53 @@ def _writer(board: Path, step: int) -> Any:
 
 def loader_workers(asked: int) -> int:
     """Loader processes to start: as asked, but never more than this process may use cores. Says so once."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        cores = os.cpu_count() or 1
+    cores = usable_cores()
     if asked > cores:
         _warn(f"workers: {asked} asked for, {cores} started: more than the usable cores would only wait")
     return min(asked, cores)
+
+
+def room_for(workers: int, batch: int, folder: str = "/dev/shm") -> bool:
+    """Whether that many loaders can hand on batches of so many bytes; says so where not. They go through shared memory,
+    of which a container may have little, and a loader that finds none left says nothing and hands on nothing."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:  # not on this system
+        return True
+    needed = workers * (AHEAD + 1) * batch  # each prepares some, and one is being trained on
+    if free < needed:
+        _warn(
+            f"{folder}: {free >> 20} MB free, {workers} loader(s) need {-(-needed >> 20)} MB; photographs are loaded "
+            "without them, one after the other. Enlarge it (docker run --shm-size), or set compute.workers: 0"
+        )
+    return free >= needed
+
+
+def batches(loader: Iterable[Batch], stop: Stop, longest: float = LOAD_SECONDS) -> Iterator[Batch]:
+    """The loader's batches, until there are no more or `stop.asked`, be it while one is waited for.
+
+    A loader with processes must have a timeout, of a few seconds. Raises InputError where no batch comes for `longest`
+    seconds, or a process of the loader dies.
+    """
+    coming, waited = iter(loader), time.monotonic()
+    while not stop.asked:
+        try:
+            batch = next(coming)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # torch has one for all; no iteration is under way, so it is the loader's
+            remedy = "enlarge /dev/shm (docker run --shm-size) or the job's memory, or set compute.workers: 0"
+            if "DataLoader timed out" not in str(error):
+                if "DataLoader worker (pid" in str(error):
+                    raise InputError(f"a loader process died ({error}); {remedy}") from None
+                raise
+            if time.monotonic() - waited > longest:
+                raise InputError(
+                    f"no photographs came from the loader processes for {longest:.0f} s; {remedy}"
+                ) from None
+            continue
+        yield batch
+        waited = time.monotonic()
 
 
 def ignore_stop_signals(number: int = 0) -> None:
@@ -242,6 +290,7 @@ def ignore_stop_signals(number: int = 0) -> None:
     died of it would take the run down before it has saved. They end with the loop's process."""
     for signum in STOP:
         signal.signal(signum, signal.SIG_IGN)
+    end_with_parent()
 
 
 @functools.cache

@@ -7,17 +7,53 @@ threads, and at 28 from two processes. A GPU waits for so small operations, too:
 
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _work: Callable | None = None
+
+
+def usable_cores(system: Path = Path("/")) -> int:
+    """Cores this process may keep busy: those it may run on (affinity, a container's cpuset), and no more than its
+    control groups and those above them grant it of their time (`docker --cpus`, Kubernetes limits; 1.5 cores are 2).
+
+    system: where /proc and /sys lie.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    granted = [cores, *(math.ceil(share) for share in _quotas(system) if share > 0)]
+    return max(1, min(granted))
+
+
+def _quotas(system: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group of this process may use, of both versions; those without a limit
+    left out."""
+    try:
+        groups = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for number, controllers, name in (line.split(":", 2) for line in groups):
+        mount = {"0": "sys/fs/cgroup"}.get(number, "sys/fs/cgroup/cpu" if "cpu" in controllers.split(",") else "")
+        # In a container the name may be the host's, and the mount shows the container's own group at its top.
+        for folder in [Path(name.lstrip("/")), *Path(name.lstrip("/")).parents] if mount else []:
+            with suppress(OSError, ValueError, ZeroDivisionError):  # 'max', or no such file
+                if number == "0":
+                    quota, period = (system / mount / folder / "cpu.max").read_text().split()
+                else:
+                    files = (system / mount / folder / f"cpu.cfs_{part}_us" for part in ("quota", "period"))
+                    quota, period = (file.read_text() for file in files)
+                yield int(quota) / int(period)
 
 
 def _call(item: Item) -> object:
@@ -26,10 +62,19 @@ def _call(item: Item) -> object:
 
 def _begin() -> None:
     """A process is one core's share; and torch's thread pool does not survive a fork, so none may be asked for.
-    Ctrl-C, which every process of a terminal gets, is for the one that began it."""
+    Ctrl-C, which every process of a terminal gets, is for the one that began it; when that one is gone, this one ends,
+    too: it would wait for work for ever, and hold memory and locks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def end_with_parent() -> None:
+    """Kill this process when the one that began it ends, however it ends. On Linux; elsewhere nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def over_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:

@@ -29,6 +29,9 @@ SAY = 20.0  # seconds between two lines about one stage
 WIDTH = 80  # of a terminal
 
 
+_at_work: list[Progress] = []  # the last one; a stage of several trainings has one after the other
+
+
 class Progress:
     """What a stage has done, of how much.
 
@@ -40,7 +43,9 @@ class Progress:
         self._began, self._before, self._written = clock(), done, -math.inf
         self._clock: Callable[[], float] = clock
         job = os.environ.get("SLURM_JOB_ID", "")
+        self._said: dict[str, Any] = {}
         self._made_by = {"host": platform.node(), "pid": os.getpid(), "job": job, "started": now()}
+        _at_work[:] = [self]
         self.at(done)
         atexit.register(self.file.unlink, missing_ok=True)
 
@@ -53,10 +58,15 @@ class Progress:
         rate = new / max(moment - self._began, 1e-9)
         about = {"artifact": str(self.file.parent.with_suffix(".json")), "done": done, "of": self.of, "unit": self.unit}
         about |= {"rate": round(rate, 3), "seconds_left": round((self.of - done) / rate) if new > 0 else None}
+        self._said = {**about, **said}
+        self.note()
+
+    def note(self, **more: Any) -> None:
+        """Write the file, with this in it."""
         with suppress(OSError):  # a full disk is for what matters to complain about
             self.file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.file.with_suffix(".new")
-            temporary.write_text(json.dumps({**about, **said, **self._made_by, "updated": now()}) + "\n")
+            temporary.write_text(json.dumps({**self._said, **more, **self._made_by, "updated": now()}) + "\n")
             temporary.replace(self.file)
 
     def skip(self, number: int) -> None:
@@ -69,6 +79,12 @@ class Progress:
         for item in items:
             yield item
             self.at(self.done + 1)
+
+
+def stopped(by: str) -> None:
+    """Note in the file of the stage at work that a signal of this name ended it. For a signal's handler."""
+    for progress in _at_work:
+        progress.note(stopped=by)
 
 
 def now() -> str:
@@ -119,14 +135,15 @@ def watch(folders: dict[str, Path], say: Callable[[str], None]) -> None:
 
 def died(folders: dict[str, Path], since: str) -> Iterator[str]:
     """A line about each stage that worked on this machine after `since` (as `now` writes it) and is gone without an
-    end: what was killed, for want of memory say, tells nobody."""
+    end: what was killed, for want of memory say, tells nobody. What SIGTERM ended has left a note of it."""
     for name, about in _all(folders).items():
         if about["host"] != platform.node() or about["updated"] < since:
             continue
         try:
             os.kill(about["pid"], 0)
         except ProcessLookupError:
-            yield line(name, {**about, "seconds_left": None})
+            cause = f"stopped by {about['stopped']}" if "stopped" in about else "killed, for want of memory perhaps"
+            yield f"{cause}: {line(name, {**about, 'seconds_left': None})}"
         except OSError:  # another user's
             continue
 

@@ -21,13 +21,16 @@ from torch import nn
 
 from pipeline.core.job import Job
 from pipeline.core.loop import (
+    POLL_SECONDS,
     Checkpoint,
     Curves,
     Interrupted,
     Losses,
+    batches,
     ignore_stop_signals,
     loader_workers,
     quotients,
+    room_for,
     stop_signals,
 )
 from pipeline.core.progress import Progress
@@ -104,20 +107,26 @@ def fit(
         print(f"going on after iteration {state['iteration']}", flush=True)
     plan = _Plan(cut, rows, job.seed, settings.batch, state["iteration"], total)
     workers = loader_workers(job.workers)
+    if workers and len(plan):
+        sample = plan[0]  # of a random state of its own: cut again, it is the same
+        size = sum(value.nbytes for value in sample.values()) * min(settings.batch, len(rows))
+        workers = workers if room_for(workers, size) else 0
     loader = torch.utils.data.DataLoader(
         plan,
         min(settings.batch, len(rows)),
         num_workers=workers,
         collate_fn=collate or to_batch,
         worker_init_fn=ignore_stop_signals,
+        timeout=POLL_SECONDS if workers else 0,
         multiprocessing_context="fork" if workers else None,  # a cut is a closure and cannot be pickled
     )
     curves = Curves(_board(job.out), state["curves"])
     slow = _slow_norms(model)
     progress = Progress(job.part, total, "iterations", state["iteration"])
     started = saved = time.monotonic()
+    done = plan.first
     with stop_signals() as stop:
-        for iteration, batch in enumerate(loader, state["iteration"]):
+        for iteration, batch in enumerate(batches(loader, stop), plan.first):
             torch.manual_seed(job.seed * 1_000_003 + iteration)
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(settings, iteration / total)
@@ -137,14 +146,15 @@ def fit(
             if done % per_epoch == 0 or done == total:
                 curves.end_epoch(title, f"{speed:.1f} img/s")
             # Also after the last: a kill between training and the end of the stage must not cost the training.
-            if stop.asked or done == total or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if not stop.asked and (done == total or time.monotonic() - saved > CHECKPOINT_SECONDS):
                 checkpoint.save(parts, {"iteration": done, "curves": curves.state()})
                 saved = time.monotonic()
-            if stop.asked:
-                curves.close()
-                raise Interrupted(
-                    f"{job.out}: stopped by {stop.asked} after iteration {done} of {total}; run again to go on"
-                )
+        if stop.asked:
+            checkpoint.save(parts, {"iteration": done, "curves": curves.state()})
+            curves.close()
+            raise Interrupted(
+                f"{job.out}: stopped by {stop.asked} after iteration {done} of {total}; run again to go on"
+            )
     curves.close()
     for norm, own in slow:
         norm.momentum = own

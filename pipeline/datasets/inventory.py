@@ -28,7 +28,7 @@ from pipeline.datasets.contradictions import absent, compare
 from pipeline.datasets.files import printable
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.layouts import place, read_source, root_of
-from pipeline.datasets.look import Known, Look, look
+from pipeline.datasets.look import Known, Look, Passing, look
 from pipeline.datasets.source import SPLITS, Source
 from pipeline.datasets.summary import class_list, grouped
 
@@ -54,7 +54,7 @@ class Inventory:
     splits: dict[str, np.ndarray]  # row numbers, int64
 
 
-def take_inventory(data: Data, file: Path) -> Inventory:
+def take_inventory(data: Data, file: Path, passing: Passing = iter) -> Inventory:
     """The inventory of the files as they are now.
 
     Raises InputError with everything that is wrong with the data set, before anything is written.
@@ -70,7 +70,7 @@ def take_inventory(data: Data, file: Path) -> Inventory:
         refuse(data, source)
     classes = keep_classes(source.classes, data, problems)
     tags = tag_ids(source, classes, data)
-    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]))
+    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]), passing)
     if source.tags_from == "masks":
         tags |= found.drawn | {p.id: set() for p in source.pictures if p.mask is None and p.id in found.sizes}
     negative = looking.negatives(source, classes, found)

@@ -24,6 +24,7 @@ from pipeline.kinds.pixels import VOID
 
 NO_MASK = bytes(DIGEST)
 Content = bytes | Drawn  # of a file
+Passing = Callable[[list[Picture]], Iterator[Picture]]
 
 
 @dataclass
@@ -43,15 +44,15 @@ class Look:
 Known = Mapping[bytes, tuple[Size, set[int]]]
 
 
-def look(source: Source, classes: Classes, max_side: int, known: Known, code: str) -> Look:
+def look(source: Source, classes: Classes, max_side: int, known: Known, code: str, passing: Passing = iter) -> Look:
     """Look at every picture; findings go to source.problems. Files that are known are read and not decoded.
 
-    Pictures that cannot be read leave the source.
+    Pictures that cannot be read leave the source. passing: what they go through on their way, to be counted.
     """
     found = Look()
     meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
     common = repr((code, meaning, max_side)).encode()
-    for picture in source.pictures:
+    for picture in passing(source.pictures):
         if not is_read(picture.image, SUFFIXES) or not is_read(picture.mask, MASKS):
             continue  # found when the folder was listed
         try:
@@ -166,7 +167,7 @@ def leaks(source: Source, found: Look) -> Iterator[str]:
     for name in source.splits["val"]:
         twin = train.get(digests[name]) if name in digests else None
         if twin and twin != name:
-            yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
+            yield f"{files[name]} (val): the same photograph as {files[twin]} (train); remove one"
 
 
 def negatives(source: Source, classes: Classes, found: Look) -> set[str]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pipeline.datasets.files import some
 from pipeline.datasets.tables import same_but_for_case
 
+# Commas and semicolons of other scripts, which separate nothing here, and blanks without width, which nobody sees.
+ODD = re.compile(r"[|/\\，、；،؛\u200b\u2060\ufeff]|^\W|[\[({'\".:]$")
 RARE = 10  # a name this many times as rare as one like it may be a slip of the pen (ours)
 
 
@@ -30,7 +32,7 @@ def check_spelling(counts: Mapping[str, int], where: object, problems: list[str]
         slips += [f"{shown(name)} beside {shown(other)}" for other in like[:1]]
     if slips:
         warnings.append(f"{where}: typing errors? {some(slips)}; correct them, or else they are classes of their own")
-    if odd := [name for name in sorted(counts) if re.search(r"[|/\\]|^\W|[\[({'\".:]$", name)]:
+    if odd := [name for name in sorted(counts) if ODD.search(name)]:
         names, separate = some([f"'{name}'" for name in odd]), "spaces, commas and semicolons separate tags"
         warnings.append(f"{where}: odd names of classes: {names}; {separate}, all else is part of a name")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import store
-from pipeline.core.job import Job
+from pipeline.core.job import InputError, Job
 from pipeline.kinds import classes
 from pipeline.kinds.pixels import VOID
 
@@ -44,6 +44,27 @@ def write_labels(
         axes="image, row, column",
         fill={"labels": VOID},
     )
+
+
+def taught(labels: store.Artifact) -> np.ndarray:
+    """The rows that labels, hard or soft, teach from: those that are covered, int64 [n].
+
+    Raises InputError where none is covered, or none has a labelled pixel: a training would see no loss and learn
+    nothing.
+    """
+    rows = labels.read("covered").nonzero()[0]
+    if not len(rows):
+        raise InputError(f"{labels.path}: these labels cover no image")
+    hard = labels.kind == "labels"
+    array, nothing = (labels["labels"], VOID) if hard else (labels["probabilities"], 0)
+    if all((array[i] == nothing).all() for i in rows.tolist()):  # one file at a time, until something is found
+        step = labels.manifest["settings"].get("method", labels.manifest["stage"])
+        remedy = (
+            "write class numbers into the masks: 255 is void" if step == "masks" else f"loosen the settings of '{step}'"
+        )
+        empty = "all are 255, void" if hard else "no class has any probability"
+        raise InputError(f"{labels.path}: 0 of {len(rows)} photographs have a labelled pixel ({empty}); {remedy}")
+    return rows
 
 
 def labels_at(labels: store.Artifact, photographs: store.Artifact, i: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 # Thin bridge to pipeline.core: nothing here decides anything, and nothing heavy is imported.
+import atexit
 import hashlib
 import json
 import os
@@ -20,6 +21,15 @@ from pipeline.datasets.fingerprint import scanned_once
 from pipeline.datasets.layouts import absent
 from pipeline.report import ending
 
+# Commands run the code of this checkout, from whatever folder Snakemake was called.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(workflow.basedir), os.environ.get("PYTHONPATH")]))
+
+
+def refuse(message):
+    """End here with this message alone: an exception would be shown with places in this file, which say nothing."""
+    logger.error(f"\n{message}")
+    raise SystemExit(1)
+
 
 def config_files():
     """Name → content of those that `config` was merged from: config.yaml, then --configfile's."""
@@ -40,7 +50,7 @@ except ConfigError as error:
         if Path("config.yaml").is_file()
         else f"\nconfig.yaml is not in {Path.cwd()}: run from the Snakefile's folder"
     )
-    raise WorkflowError(f"\n{error}{here}") from None
+    refuse(f"{error}{here}")
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
@@ -48,6 +58,12 @@ BEGAN = progress.now()
 SITE = cluster.Site.of(workflow)
 cards.limit(workflow)  # on this machine no more GPU jobs at once than it has cards
 os.environ.setdefault("GOMP_SPINCOUNT", "500")  # idle threads sleep soon: jobs on shared cores would wait for them
+
+
+if any(word.startswith("--delete-all") for word in sys.argv):  # it knows of manifests alone, which have no bytes
+    from pipeline import artifacts
+
+    atexit.register(artifacts.follow, artifacts.manifests(Path(ROOT)))
 
 
 wildcard_constraints:
@@ -97,7 +113,7 @@ def command(wildcards):
 def photographs_there(wildcards):
     """No input; a folder that is missing is named before anything runs. Not where the photographs are no concern."""
     if workflow.is_main_process and (problem := absent(CONFIG.data)):
-        raise WorkflowError(f"data set '{CONFIG.data.name}': {problem}")
+        refuse(f"data set '{CONFIG.data.name}': {problem}")
     return []
 
 
