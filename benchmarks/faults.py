@@ -7,8 +7,9 @@
 try with a finished artifact of other inputs in it), the stage's own command, the fault, a look at what stands there,
 the same command again, and a comparison of every byte. Faults of Snakemake itself (stage `snakemake`) are tried on a
 small recipe, as processes of their own. It needs Linux and gcc, and for file systems that are full or read-only to be
-root. Each try's row goes to docs/results/faults.json at once, with the number of the run that made it; stopped at any moment, the same command goes on. `table`
-writes docs/results/faults.md from it. The moments of a try follow from --seed, fault, stage and number.
+root. Each try's row goes to docs/results/faults.json at once, with the number of the run that made it; stopped at any
+moment, the same command goes on. `table` writes docs/results/faults.md from it. The moments of a try follow from
+--seed, fault, stage and number.
 
 faults_runs.py: the stages, and how they are run · faults_kinds.py: the faults, and how a try is judged ·
 faults_workflow.py: those of Snakemake · faults_disk.py: what a disk holds after a loss of power · faults.c: the library

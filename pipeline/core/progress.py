@@ -42,7 +42,11 @@ class Progress:
         job = os.environ.get("SLURM_JOB_ID", "")
         self._made_by = {"host": platform.node(), "pid": os.getpid(), "job": job, "started": now()}
         self.at(done)
-        atexit.register(self.file.unlink, missing_ok=True)
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        with suppress(OSError):  # read-only by now
+            self.file.unlink()
 
     def at(self, done: int, **said: Any) -> None:
         """So much is done. said: what else the file shows: epoch, loss, images_per_second."""
