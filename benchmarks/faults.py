@@ -85,8 +85,8 @@ def stamps(folder: Path) -> list[tuple[str, int, int]]:
 def run(args: argparse.Namespace) -> None:
     if MOUNTS & set(args.faults):
         own_mounts()
-    if set(args.stages) - {SNAKEMAKE}:
-        preload()
+    if stages := [name for name in args.stages if name != SNAKEMAKE]:
+        preload(stages)
     found = json.loads(args.json.read_text()) if args.json.is_file() else {"runs": [], "tries": []}
     rows, done = found["tries"], {(row["try"], row["fault"], row["stage"]) for row in found["tries"]}
     command = shlex.join(["python", "-m", "benchmarks.faults", *sys.argv[1:]])

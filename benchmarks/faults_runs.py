@@ -333,25 +333,36 @@ def load_library(words: list[str]) -> None:
     SHIM.faults_arm.restype = None
 
 
-def preload() -> None:
+def needed(name: str) -> set[str]:
+    """The stage and all that its inputs rest on."""
+    return {name}.union(*(needed(source) for source in STAGES[name].inputs.values()))
+
+
+def preload(stages: list[str]) -> None:
     """Import what stages import, use none of it, and make blocks and pauses small."""
     os.environ["CHECKPOINT_SECONDS"] = "0"
-    for library in ("scipy.ndimage", "scipy.sparse.csgraph", "scipy.sparse.linalg", "scipy.spatial.distance"):
-        importlib.import_module(library)
-    for library in ("skimage.color", "skimage.morphology", "skimage.segmentation", "torchvision", "zarr"):
-        importlib.import_module(library)
+    chosen = set().union(*map(needed, stages))
+    networks = any(name in TRAINS or STAGES[name].module == "init" for name in chosen)  # two seconds of torch
+    libraries = ["scipy.ndimage", "scipy.sparse.csgraph", "scipy.sparse.linalg", "scipy.spatial.distance", "zarr"]
+    libraries += ["skimage.color", "skimage.morphology", "skimage.segmentation._slic", *["torchvision"] * networks]
     import pipeline
 
-    for about in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
-        if about.name.count(".") > 1 and not about.name.endswith("__main__") and ".report." not in about.name:
+    libraries += [
+        about.name
+        for about in pkgutil.walk_packages(pipeline.__path__, "pipeline.")
+        if about.name.startswith(("pipeline.core.", "pipeline.kinds.", "pipeline.datasets."))
+        or (networks and about.name.startswith(("pipeline.networks.", "pipeline.kernels.")))
+    ]
+    for library in libraries:
+        if networks or library not in ("pipeline.core.loop", "pipeline.core.train"):
             with suppress(ModuleNotFoundError):  # numba
-                importlib.import_module(about.name)
+                importlib.import_module(library)
     from pipeline.core import cli, rows, store
     from pipeline.datasets import collage
 
     rows.SHARD = store.SHARD = BLOCK
     rows.FLAT_BYTES = 20_000
-    for about in STAGES.values():  # remembered: the digest of a stage's code, the pictures
+    for about in (STAGES[name] for name in chosen):  # remembered: the digest of a stage's code, the pictures
         cli.code_digest(about.module, [value for value in about.settings.values() if isinstance(value, str)])
     for index in range(sum(DATA["demo"].values())):
         collage.compose(0, index)

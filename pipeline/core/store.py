@@ -42,6 +42,7 @@ __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "wri
 
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 MEANING = ("grid", "classes", "background")  # entries of meta without which a row cannot be read
+ANEW = "delete both and make it again"
 OLDER = "made by an older version. Delete it with its store, or all with `snakemake clean`, and run again"
 
 
@@ -109,14 +110,10 @@ class Artifact:
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
             raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
         if not store_of(self.path).is_dir():
-            raise ArtifactError(
-                f"{store_of(self.path)}: the manifest is there, the store is not; "
-                f"copy it beside the manifest, or, if it is lost, delete {self.path} and make it again"
-            )
+            remedy = f"copy it beside the manifest, or, if it is lost, delete {self.path} and make it again"
+            raise ArtifactError(f"{store_of(self.path)}: the manifest is there, the store is not; {remedy}")
         if not self.older and attributes_of(store_of(self.path)).get("manifest") != text:
-            raise ArtifactError(
-                f"{self.path}: the manifest is not the one its store was finished with; delete both and make it again"
-            )
+            raise ArtifactError(f"{self.path}: the manifest is not the one its store was finished with; {ANEW}")
 
     @property
     def older(self) -> bool:
