@@ -17,6 +17,7 @@ import pkgutil
 import re
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,14 +321,15 @@ def load_library(words: list[str]) -> None:
     """Begin this process anew with faults.c in front of libc, if it is not there yet."""
     global SHIM
     if "FAULTS_LIBRARY" not in os.environ:
-        with tempfile.TemporaryDirectory(prefix="faults") as folder:
-            library = Path(folder, "faults.so")
-            source = ROOT / "benchmarks" / "faults.c"
-            subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-            environment = {"LD_PRELOAD": str(library), "FAULTS_LIBRARY": str(library), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "benchmarks.faults", *words]
-            raise SystemExit(subprocess.run(command, env={**os.environ, **environment}).returncode)
-    SHIM = ctypes.CDLL(os.environ["FAULTS_LIBRARY"])
+        library = Path(tempfile.mkdtemp(prefix="faults"), "faults.so")
+        source = ROOT / "benchmarks" / "faults.c"
+        subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        environment = {"LD_PRELOAD": str(library), "FAULTS_LIBRARY": str(library), "OMP_NUM_THREADS": "1"}
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.faults", *words], {**os.environ, **environment})
+    library = Path(os.environ.pop("FAULTS_LIBRARY"))
+    SHIM = ctypes.CDLL(str(library))
+    os.environ.pop("LD_PRELOAD")  # in this process it is; others need it not
+    shutil.rmtree(library.parent)
     SHIM.faults_count.restype = ctypes.c_long
     SHIM.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_long]
     SHIM.faults_arm.restype = None
