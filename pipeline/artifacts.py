@@ -9,7 +9,6 @@ Only files that the pipeline itself makes are ever deleted. Cost of verify: read
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,11 +39,9 @@ def verify(root: Path, needs: Sequence[Path] = ()) -> None:
     for line in [line for path in damaged for line in found[path]] + [f"{path}: missing" for path in missing]:
         print(line, flush=True)
     if damaged or missing:
-        delete = [text for path in damaged for text in (str(path), str(store.store_of(path)))]
-        remove = f"  rm -r {shlex.join(delete)}\n" if delete else ""
         raise store.ArtifactError(
-            f"{len(damaged)} of {len(paths)} artifacts are damaged, {len(missing)} missing. To compute them anew, with "
-            f"--configfile as before:\n{remove}  snakemake --cores all {shlex.join(map(str, [*damaged, *missing]))}"
+            f"{len(damaged)} of {len(paths)} artifacts are damaged, {len(missing)} missing. "
+            + integrity.remedy(damaged, missing)
         )
     print(f"{len(paths)} artifacts are as their manifests say")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import content
 
-from pipeline.core import durable, integrity, rows, store
+from pipeline.core import cli, durable, integrity, rows, store
 
 COUNT = 150  # three shards, the last one not full
 SHAPES: dict = {"map": ((4, 4), np.uint8), "boxes": ((None, 4), np.int32), "scores": ((None,), np.float16)}
@@ -365,6 +366,27 @@ def test_a_broken_disk_is_not_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
         durable.write_atomic(tmp_path / "x", "x")
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it made something else fail. The system names no file where a write or a sync fails."""
+
+    def fail(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work() -> None:
+        try:
+            durable.write_atomic(tmp_path / "x", "x")
+        except OSError as error:
+            raise RuntimeError("writing failed") from error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    told: list[str] = []
+    monkeypatch.setattr(cli, "_complain", lambda *words: told.extend(words))
+    with pytest.raises(SystemExit):
+        cli.guarded(work)
+    said = f"error: {tmp_path / 'x'}: No space left on device; free space on that disk, then run again: "
+    assert told == [f"{said}what is finished is kept"]
 
 
 def test_a_new_run_takes_the_manifest_away_before_the_store(tmp_path: Path, straight: Path) -> None:

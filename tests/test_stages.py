@@ -613,6 +613,23 @@ def test_bad_input_is_one_clear_message_and_loses_nothing(tiny: dict[str, Path],
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_damaged_input_is_named_with_what_makes_it_anew(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """Also where a process of a pool reads it. An error of another kind blames no input."""
+    for path in (tiny["photographs"], store.store_of(tiny["photographs"])):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    pictures, out = tmp_path / "photographs.json", tmp_path / "x.json"
+    chunk = store.store_of(pictures) / "rgb" / "c" / "0" / "0" / "0" / "0"
+    raw = bytearray(chunk.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    chunk.write_bytes(raw)
+    said = stage("saliency", out, {}, fails=True, photographs=pictures)
+    assert "photographs.json: row" in said and f"snakemake --cores all {pictures}" in said
+    assert f"rm -r {pictures} {store.store_of(pictures)}" in said
+    assert "Traceback" not in said
+    with pytest.raises(ZeroDivisionError), integrity.blaming([pictures]):
+        1 / 0  # noqa: B018
+
+
 def test_a_failed_run_keeps_the_artifact_that_was_there(tmp_path: Path) -> None:
     out = tmp_path / "x.json"
     stage("init", out, {"method": "random"})

@@ -449,3 +449,25 @@ def test_a_file_that_is_no_manifest_is_not_opened(text: str, tmp_path: Path) -> 
 def test_text_survives() -> None:
     names = ["2007_000032", "größe", "", "x"]
     assert store.decode_text(store.encode_text(names)) == names
+
+
+def test_a_manifest_beside_the_store_of_another_run_is_not_opened(tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "x.json", tmp_path / "other" / "x.json"
+    write(one, Compute(), count=3)
+    write(other, Compute(), count=4)
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(store.ArtifactError, match=r"x\.json: the manifest is not the one its store.*delete both"):
+        store.Artifact(one)
+    assert integrity.verify(one)
+
+
+def test_an_array_of_another_shape_than_the_manifest_says_is_not_read(tmp_path: Path) -> None:
+    """A bit that flips in a store's own description could otherwise be a shorter array."""
+    path = tmp_path / "x.json"
+    write(path, Compute(), count=3)
+    about = store.store_of(path) / "flag" / "zarr.json"
+    text = json.loads(about.read_text())
+    text["shape"] = [2]
+    about.write_text(json.dumps(text))
+    with pytest.raises(store.ArtifactError, match=r"x\.json: flag is \[\[2\], 'bool'\], the manifest says.*delete"):
+        store.Artifact(path)["flag"]

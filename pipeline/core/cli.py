@@ -7,6 +7,7 @@ are manifests; nothing is computed when the output is already complete for the s
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import get_args
 
-from pipeline.core import cards, progress, store
+from pipeline.core import cards, integrity, progress, store
 from pipeline.core.config import ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
@@ -35,6 +36,11 @@ def main(run: Callable[[Job], None], *methods: type[Step], argv: Sequence[str] |
     args = _parser(run, methods).parse_args(argv)
 
     def work() -> None:
+        roles = {title for method in methods for title in method.takes}
+        with integrity.blaming([path for title in sorted(roles) if (path := getattr(args, title))]):
+            steps()
+
+    def steps() -> None:
         job = _job(args, methods)
         with alone(job.out):
             if store.finished(job.out, job.header):
@@ -86,8 +92,28 @@ def guarded(work: Callable[[], None]) -> None:
         _complain("error: stopped by Ctrl-C; what is finished is kept, run again to go on")
         raise SystemExit(1) from None
     except Exception as error:
+        if found := _no_room(error):
+            _complain(f"error: {found}")
+            raise SystemExit(1) from None
         _complain(f"error: {type(error).__name__}: {error}", "the log has the traceback")
         raise
+
+
+ROOM = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free some of your share of that disk",
+    errno.EROFS: "mount it writable again, or set `results` to another place",
+}
+
+
+def _no_room(error: BaseException | None) -> str:
+    """What to say where a disk would not take what was written; also if that made something else fail."""
+    while error:
+        if isinstance(error, OSError) and error.errno in ROOM:
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{error.strerror}; {ROOM[error.errno]}, then run again: what is finished is kept"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _complain(message: str, there: str = "", now: bool = False) -> None:

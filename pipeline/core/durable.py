@@ -12,6 +12,8 @@ import fnmatch
 import glob
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     folders = _make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             _sync(file)
         temporary.replace(path)
@@ -36,7 +38,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def append(path: Path, line: str) -> None:
     """Add a line to a file that exists. A loss of power may cut it short, never the lines before it."""
-    with path.open("a") as file:
+    with _named(path), path.open("a") as file:
         file.write(line + "\n")
         _sync(file)
 
@@ -100,6 +102,16 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of writing says which file it was: the system names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _sync(file: Any) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -50,6 +53,35 @@ def verify(path: Path) -> list[str]:
         return [str(error)]
     except Exception as error:  # damaged bytes may fail anywhere: in the manifest's keys, in zarr, in the codecs
         return [f"{path}: cannot be read ({type(error).__name__}: {error})"]
+
+
+def remedy(damaged: Sequence[Path], missing: Sequence[Path] = ()) -> str:
+    """The commands that make these manifests anew."""
+    files = shlex.join(text for path in damaged for text in (str(path), str(store.store_of(path))))
+    wanted = shlex.join(map(str, [*damaged, *missing]))
+    remove = f"  rm -r {files}\n" if damaged else ""
+    return f"To compute them anew, with --configfile as before:\n{remove}  snakemake --cores all {wanted}"
+
+
+@contextmanager
+def blaming(inputs: Sequence[Path]) -> Iterator[None]:
+    """Where reading fails, these artifacts are verified: the damaged ones are what a user can mend.
+
+    Raises ArtifactError naming them.
+    """
+    try:
+        yield
+    except (OSError, store.ArtifactError):
+        raise
+    except Exception as error:
+        # In a process of a pool, too, whose traceback comes as text. What else fails is not worth reading it all.
+        if "/zarr/" not in "".join(traceback.format_exception(error)):
+            raise
+        found = {path: problems for path in inputs if (problems := verify(path))}
+        if not found:
+            raise
+        lines = [line for problems in found.values() for line in problems]
+        raise store.ArtifactError("\n".join([*lines, remedy(list(found))])) from error
 
 
 def _manifest_damage(artifact: store.Artifact) -> Iterator[str]:

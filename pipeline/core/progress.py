@@ -47,7 +47,11 @@ class Progress:
         self._made_by = {"host": platform.node(), "pid": os.getpid(), "job": job, "started": now()}
         _at_work[:] = [self]
         self.at(done)
-        atexit.register(self.file.unlink, missing_ok=True)
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        with suppress(OSError):  # read-only by now
+            self.file.unlink()
 
     def at(self, done: int, **said: Any) -> None:
         """So much is done. said: what else the file shows: epoch, loss, images_per_second."""

@@ -42,9 +42,8 @@ __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "wri
 
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 MEANING = ("grid", "classes", "background")  # entries of meta without which a row cannot be read
-OLDER = (
-    "made by an older version of the pipeline. Delete it with its store, or all with `snakemake clean`, and run again"
-)
+ANEW = "delete both and make it again"
+OLDER = "made by an older version. Delete it with its store, or all with `snakemake clean`, and run again"
 
 
 class ArtifactError(RuntimeError):
@@ -99,7 +98,8 @@ class Artifact:
         """kind: what is expected, several as "labels|soft". Raises ArtifactError."""
         self.path = Path(path)
         try:
-            self.manifest: dict[str, Any] = json.loads(self.path.read_text())
+            text = self.path.read_text()
+            self.manifest: dict[str, Any] = json.loads(text)
         except FileNotFoundError:
             raise ArtifactError(f"{self.path}: no such artifact; run `snakemake --cores all {self.path}`") from None
         except (OSError, ValueError) as error:
@@ -110,10 +110,10 @@ class Artifact:
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
             raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
         if not store_of(self.path).is_dir():
-            raise ArtifactError(
-                f"{store_of(self.path)}: the manifest is there, the store is not; "
-                f"copy it beside the manifest, or, if it is lost, delete {self.path} and make it again"
-            )
+            remedy = f"copy it beside the manifest, or, if it is lost, delete {self.path} and make it again"
+            raise ArtifactError(f"{store_of(self.path)}: the manifest is there, the store is not; {remedy}")
+        if not self.older and attributes_of(store_of(self.path)).get("manifest") != text:
+            raise ArtifactError(f"{self.path}: the manifest is not the one its store was finished with; {ANEW}")
 
     @property
     def older(self) -> bool:
@@ -149,6 +149,11 @@ class Artifact:
             except KeyError:
                 about = f"; it was {OLDER}" if self.older else ""
                 raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'{about}") from None
+            said, is_now = self.manifest["arrays"].get(name), [list(found.shape), str(found.dtype)]
+            if said and is_now != [said["shape"], said["dtype"]]:
+                raise ArtifactError(
+                    f"{self.path}: {name} is {is_now}, the manifest says {said}; delete both and make it again"
+                )
             array = self._arrays[name] = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
         return array
 
