@@ -8,11 +8,17 @@ can help.
 from __future__ import annotations
 
 import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+# What may be in a file, whatever its suffix. Pillow knows more, and hands some of it (PostScript) to other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+LOSSY = ("JPEG", "MPO", "WEBP")  # no masks: they blur class numbers
+warnings.filterwarnings("ignore", module="PIL")  # of EXIF, or a size, that it doubts: errors are what counts here
 
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
@@ -56,6 +62,8 @@ def look_at_photograph(file: Path | bytes) -> Size:
 def read_mask(file: Path | bytes) -> np.ndarray:
     """Mask values as they are in the file, uint8 or int32 [h,w]. Unusable where the file holds colours."""
     with _open(file) as image:
+        if image.format in LOSSY:
+            raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
         tiles = getattr(image, "tile", ())  # asked first: what is loaded has none
@@ -70,7 +78,7 @@ def by(size: tuple[int, ...]) -> str:
 
 def _open(file: Path | bytes) -> Image.Image:
     try:
-        return Image.open(BytesIO(file) if isinstance(file, bytes) else file)
+        return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except UnidentifiedImageError:
         raise Unusable(_no_picture(file if isinstance(file, bytes) else file.read_bytes())) from None
     except Image.DecompressionBombError as error:
@@ -99,5 +107,7 @@ def _refuse_deep(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """To be asked once the picture is loaded: a PNG may say it behind its pixels."""
-    return image.getexif().get(ORIENTATION, 1)
+    """1 to 8, 1 where the file says nothing that EXIF knows. To be asked once the picture is loaded: a PNG may say it
+    behind its pixels."""
+    said = image.getexif().get(ORIENTATION)
+    return said if said in UPRIGHT else 1
