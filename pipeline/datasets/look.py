@@ -72,7 +72,7 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
         try:
             size = size_of(photograph)
             if reason := too_narrow(size, max_side):
-                raise Unusable(f"is {by(size)}, {reason}, crop it")
+                raise Unusable(f"is {by(size)}, {reason}")
             found.sizes[picture.id], file = size, picture.mask
             if mask is not None:
                 values, problems = look_at_mask(picture, mask, size, classes)
@@ -159,14 +159,15 @@ def unreadable(error: OSError) -> str:
 
 
 def leaks(source: Source, found: Look) -> Iterator[str]:
-    """Photographs of the validation list that are, byte for byte, in the training list under another name."""
+    """Photographs of the validation list that are, byte for byte, in the training list under another name. Not those
+    that cannot be read."""
     files = {picture.id: picture.image for picture in source.pictures}
-    digests = {name: both[0] for name, both in found.digests.items()}
+    digests = {name: both[0] for name, both in found.digests.items() if name in found.sizes}
     train = {digests[name]: name for name in source.splits["train"] if name in digests}
     for name in source.splits["val"]:
         twin = train.get(digests[name]) if name in digests else None
         if twin and twin != name:
-            yield f"{files[name]} (val) is the same photograph as {files[twin]} (train); remove one"
+            yield f"{files[name]}: of val, and the same photograph as {files[twin]} of train; remove one"
 
 
 def negatives(source: Source, classes: Classes, found: Look) -> set[str]:
