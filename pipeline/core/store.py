@@ -33,22 +33,16 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.core import durable
+from pipeline.core import durable, trust
 from pipeline.core.durable import write_atomic
 from pipeline.core.progress import Progress
 from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, is_ragged, log, whole
+from pipeline.core.trust import OLDER, ArtifactError
 
 __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "write_atomic", "write_rows", "write_table"]
 
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 MEANING = ("grid", "classes", "background")  # entries of meta without which a row cannot be read
-OLDER = (
-    "made by an older version of the pipeline. Delete it with its store, or all with `snakemake clean`, and run again"
-)
-
-
-class ArtifactError(RuntimeError):
-    """An artifact that is missing, damaged, or not what was asked for. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +96,9 @@ class Artifact:
             self.manifest: dict[str, Any] = json.loads(self.path.read_text())
         except FileNotFoundError:
             raise ArtifactError(f"{self.path}: no such artifact; run `snakemake --cores all {self.path}`") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error})") from None
-        if not isinstance(self.manifest, dict) or not {"kind", "digest", "arrays", "meta"} <= self.manifest.keys():
+        if not trust.is_manifest(self.manifest):
             raise ArtifactError(f"{self.path}: not an artifact's manifest")
         if kind and self.kind not in kind.split("|"):
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
@@ -131,11 +125,12 @@ class Artifact:
 
     @property
     def meta(self) -> dict[str, Any]:
-        return self.manifest["meta"]
+        return trust.Meta(self.path, self.manifest["meta"])
 
     @cached_property
     def group(self) -> zarr.Group:
-        return zarr.open_group(store_of(self.path), mode="r")
+        with trust.reading(self.path, "the store"):  # of our form alone: the one before could hold pickled objects
+            return zarr.open_group(store_of(self.path), mode="r", zarr_format=3)
 
     def __getitem__(self, name: str) -> Any:
         """The zarr array, or for a column of the table (sizes, tags) its values: zarr takes a millisecond per access.
@@ -145,11 +140,13 @@ class Artifact:
         array = self._arrays.get(name)
         if array is None:
             try:
-                found: Any = self.group[name]
+                with trust.reading(self.path, f"the array '{name}'"):
+                    found: Any = self.group[name] if name == Path(name).name else {}[name]
+                    array = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
             except KeyError:
                 about = f"; it was {OLDER}" if self.older else ""
                 raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'{about}") from None
-            array = self._arrays[name] = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
+            self._arrays[name] = array
         return array
 
     @cached_property
@@ -158,15 +155,18 @@ class Artifact:
 
     def read(self, name: str) -> np.ndarray:
         """A copy of a whole array. Only for arrays that do not grow with pixels."""
-        return np.array(self[name][...])
+        with trust.reading(self.path, f"the array '{name}'"):
+            return np.array(self[name][...])
 
     def row(self, name: str, i: int) -> np.ndarray:
         """A copy of row i of a row array, fixed or ragged."""
         ends = self._offsets.get(name)
         if ends is None:
-            return np.array(self[name][i])
+            with trust.reading(self.path, f"row {i} of '{name}'"):
+                return np.array(self[name][i])
         i = range(len(ends) - 1)[i]
-        return np.array(self[name][int(ends[i]) : int(ends[i + 1])])
+        with trust.reading(self.path, f"row {i} of '{name}'"):
+            return np.array(self[name][int(ends[i]) : int(ends[i + 1])])
 
     @cached_property
     def _offsets(self) -> dict[str, np.ndarray]:
