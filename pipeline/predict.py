@@ -28,7 +28,9 @@ from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
 from pipeline.datasets.pictures import Unusable, read_photograph
+from pipeline.datasets.summary import LINES, grouped
 from pipeline.datasets.tables import read_tags
+from pipeline.kinds import classes
 from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
@@ -92,7 +94,7 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     problems: list[str] = []
     tags = read_tags(path, problems, names)
     if problems:
-        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *problems]))
+        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *grouped(problems, LINES)]))
     unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
     if unknown:
         message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}"
@@ -157,8 +159,9 @@ def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Seque
         return
     try:
         before = json.loads(path.read_text())
-    except ValueError:
+    except (RecursionError, ValueError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     differing = [key for key, value in record.items() if before.get(key) != value]
     if differing and not args.overwrite:
         raise InputError(
@@ -181,7 +184,9 @@ def why(error: Exception) -> str:
 def run(args: argparse.Namespace) -> dict[Path, str]:
     """Write masks and overlays. Returns the files that failed and why."""
     artifact = store.Artifact(args.model, "model")
-    names, background = artifact.meta["classes"], artifact.meta.get("background", 0)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: this is a file; name a folder, it is made where there is none")
+    names, background = classes.names(artifact), classes.background(artifact)
     photos, refused = find_photos(args.photos, args.out)
     tags = possible_classes(args.tags, names, background) if args.tags else {}
     if args.max_side is None:
@@ -261,12 +266,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
     if args.steps is not None and args.steps < 0:
         parser.error(f"--steps {args.steps}: 0 or more expected")
+    if args.max_side is not None and args.max_side < 0:
+        parser.error(f"--max-side {args.max_side}: 0 or more expected")
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:
         print(f"\n{len(failed)} file(s) could not be done:")
-        for path, reason in failed.items():
-            print(printable(f"  {path}: {reason}"))
+        root = args.photos[0] if len(args.photos) == 1 else None
+        for line in grouped([printable(f"{path}: {reason}") for path, reason in failed.items()], LINES, root):
+            print(f"  {line}")
         raise SystemExit(1)
 
 

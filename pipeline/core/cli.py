@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.core import cards, store
-from pipeline.core.config import ConfigError, parse_step
+from pipeline.core.config import DEVICE, ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
 from pipeline.core.recipe import Role, role
@@ -188,8 +189,10 @@ def pick_compute(device: str, precision: str) -> tuple[str, str]:
     """Device and precision from what was asked for; on a workstation a GPU that no other job of ours is using.
 
     'auto' precision → bf16 where the hardware has bf16 arithmetic; emulated, it is four times slower than f32.
-    Raises ConfigError when a GPU was asked for and there is none.
+    Raises ConfigError when a GPU was asked for that is not there, or what is no device.
     """
+    if not re.fullmatch(DEVICE, device):
+        raise ConfigError(f"--device {device}: auto, cpu, cuda or cuda:<number> expected")
     cards.claim(device)  # before torch looks at the GPUs
     import torch
 
@@ -197,6 +200,8 @@ def pick_compute(device: str, precision: str) -> tuple[str, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: this machine has no usable GPU; use cpu or auto")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, cuda:0 the first")
     if precision != "auto":
         return device, precision
     if device.startswith("cuda"):

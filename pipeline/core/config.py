@@ -28,6 +28,7 @@ from pipeline.core.steps import METHODS, AnyStep
 from pipeline.core.steps.base import Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
 Block = TypeVar("Block", bound=BaseModel)
 
@@ -151,7 +152,7 @@ class Report(Settings):
 
 
 class Compute(Settings):
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda if there is one")
+    device: str = Field("auto", pattern=DEVICE, description="auto: cuda if there is one")
     precision: Literal["auto", "bf16", "f32"] = Field(
         "auto", description="auto: bf16 where the hardware computes it, else f32"
     )
