@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,8 +31,11 @@ from pipeline.core.steps import METHODS, AnyStep
 from pipeline.core.steps.base import Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
+LARGEST = 4096  # pixels, of data.max_side
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
+SHORT = reprlib.Repr()  # of what was found: by anchors a few lines of YAML stand for more than a terminal holds
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 4, 8, 8, 200, 200, 80
 Block = TypeVar("Block", bound=BaseModel)
 
 
@@ -81,7 +87,7 @@ class Data(Settings):
     format: Literal["demo", "voc", "folder"] = Field(
         "demo", description="layout; left out: that of the block given, voc or folder, and demo where neither is"
     )
-    max_side: int = Field(512, ge=16, le=4096, description="longer images are reduced; scores use the original size")
+    max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
     background: Literal["first", "none"] = Field(
         "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
     )
@@ -164,7 +170,9 @@ class Config(Settings):
 
     results: Path = Field(Path("results"), description="where every artifact goes")
     data: Data = Field(Data(), description="the photographs, their tags and masks")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="each recipe is run once per seed")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        [0], min_length=1, description="each recipe is run once per seed"
+    )
     run: list[str] = Field(min_length=1, description="recipes that `snakemake` makes")
     steps: dict[str, AnyStep] = Field(default_factory=dict, description="named blocks of a method's settings")
     recipes: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
@@ -200,6 +208,8 @@ class Config(Settings):
         for name in self.run:
             if name not in self.recipes:
                 raise ValueError(f"run: no recipe is called '{name}'. Recipes: {', '.join(sorted(self.recipes))}")
+        if twice := [seed for seed, n in Counter(self.seeds).items() if n > 1]:
+            raise ValueError(f"seeds: {twice[0]} stands there more than once; keep one")
         return self
 
     def step(self, name: str) -> Step:
@@ -226,19 +236,49 @@ def parse(raw: dict[str, Any], files: dict[str, Any] | None = None) -> Config:
             f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
             "every word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
         )
-    raw, steps = dict(raw), raw.get("steps") or {}
-    if isinstance(steps, dict):
-        raw["steps"] = {name: _block(name, block) for name, block in steps.items()}
+    raw, steps = dict(raw), raw.get("steps")
+    if isinstance(steps, dict | None):
+        raw["steps"] = {name: _block(name, block) for name, block in (steps or {}).items()}
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(error, "config.yaml", Config, files=files)) from None
+    except RecursionError:
+        where = ", ".join(files or ["config.yaml"])
+        raise ConfigError(f"{where}: a block or list holds itself (by an anchor, `&a` … `*a`); write it out") from None
+
+
+def refuse_repeated(file: Path) -> None:
+    """Raises ConfigError where a key stands twice in a block of a YAML file, of which YAML takes the last. Silent about
+    what is no YAML: Snakemake has named it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        todo, seen = [yaml.compose(file.read_bytes(), Loader=loader)], set[int]()
+    except (OSError, RecursionError, yaml.YAMLError):
+        return
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:  # an anchor may stand for a block that holds it
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            first: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in first:
+                        where = f"twice in one block, in line {first[key.value]} and in line {line}"
+                        raise ConfigError(f"{file}: '{key.value}' stands {where}; keep one")
+                    first[key.value] = line
+                todo.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            todo += node.value
 
 
 def _block(name: str, block: Any) -> dict[str, Any]:
     if not isinstance(block, dict | None):
         raise ConfigError(
-            f"config.yaml: steps.{name}: a block of settings expected, such as {{method: cam}} (found: {block!r})"
+            f"config.yaml: steps.{name}: a block of settings expected, such as {{method: cam}} (found: {SHORT.repr(block)})"
         )
     return {**({"method": name} if name in METHODS else {}), **(block or {})}
 
@@ -292,7 +332,7 @@ def explain(
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_invalid":
             message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
-        found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
+        found = "" if isinstance(item["input"], dict | Config) else f" (found: {SHORT.repr(item['input'])})"
         source = _source(parts, item["input"], files) if files and parts and item["type"] != "missing" else ""
         source = f" [{source}]" if source not in ("", where) else ""
         lines.append(f"  {key + ': ' if key else ''}{message}{found}{source}")
@@ -311,7 +351,7 @@ def _source(parts: Sequence[str], value: Any, files: dict[str, Any]) -> str:
             else:
                 break
         else:
-            if isinstance(value, dict) or found == value:
+            if isinstance(value, dict) or SHORT.repr(found) == SHORT.repr(value):  # nan is not itself
                 return file
     return "--config"
 
