@@ -27,7 +27,7 @@ from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
-from pipeline.datasets.pictures import Unusable, read_photograph
+from pipeline.datasets.pictures import read_photograph, reason
 from pipeline.datasets.summary import LINES, grouped
 from pipeline.datasets.tables import read_tags
 from pipeline.kinds import classes
@@ -97,10 +97,10 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
         raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *grouped(problems, LINES)]))
     unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
     if unknown:
-        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}"
+        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}; correct the tags"
         if not any(tag in names for found in tags.values() for tag in found):
             raise InputError(f"{path}: {message}")
-        print(f"{path}: {message}; other tags are ignored", flush=True)
+        print(f"{path}: {message}, others are ignored", flush=True)
     ids = np.arange(len(names))
     return {
         photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
@@ -176,11 +176,6 @@ def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Seque
         )
 
 
-def why(error: Exception) -> str:
-    """One line; what only a person can help says so itself."""
-    return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
-
-
 def run(args: argparse.Namespace) -> dict[Path, str]:
     """Write masks and overlays. Returns the files that failed and why."""
     artifact = store.Artifact(args.model, "model")
@@ -219,7 +214,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
                 rgb = read_photograph(photo.path)
                 small = reduced(rgb, args.max_side) if args.max_side else rgb
             except Exception as error:
-                failed[photo.path] = why(error)
+                failed[photo.path] = reason(error)
                 continue
             yield Opened(photo, rgb, small, tags.get(photo.name, tags.get(Path(photo.name).name)))
 
@@ -236,7 +231,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
             took = f"{time.monotonic() - started:.1f} s"
             print(printable(f"{numbers[photo.name]}/{len(todo)}  {photo.name}  {found}  {took}"), flush=True)
         except Exception as error:  # one bad file must not cost the others; all are named at the end
-            failed[photo.path] = why(error)
+            failed[photo.path] = f"{type(error).__name__}: {error}"
         started = time.monotonic()
     return failed
 

@@ -78,7 +78,14 @@ def test_the_opened_network_answers_like_the_one_that_was_trained(network: Segme
 
 @pytest.mark.parametrize(
     "lie",
-    [{"head": "../x"}, {"backbone": "os.system"}, {"width": -1}, {"width": "w"}, {"stride": 7}, {"classes": [1, None]}],
+    [
+        {"head": "../x"},
+        {"backbone": "os.system"},
+        {"width": -1},
+        {"width": "w"},
+        {"stride": 7},
+        {"classes": [1, None, 2, "x"]},
+    ],
 )
 def test_a_manifest_that_describes_no_network(network: Segmenter, tmp_path: Path, lie: dict) -> None:
     with pytest.raises(store.ArtifactError, match=rf"m\.json: .*{next(iter(lie))}"):

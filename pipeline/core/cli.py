@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.core import cards, store
-from pipeline.core.config import DEVICE, ConfigError, parse_step
+from pipeline.core.config import DEVICE, LARGEST, ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
 from pipeline.core.recipe import Role, role
@@ -117,7 +117,7 @@ def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
     settings = _settings(args, methods)
     inputs = _inputs(args, settings)
     if "photographs" in inputs:
-        settings = settings.sized(int(inputs["photographs"]["rgb"].shape[1]))
+        settings = settings.sized(_side(inputs["photographs"]))
     device, precision = pick_compute(args.device, args.precision) if settings.gpu else ("cpu", "f32")
     picked = chosen(settings, inputs.values())
     header = store.Header(
@@ -165,6 +165,17 @@ def _inputs(args: argparse.Namespace, settings: Step) -> dict[str, store.Artifac
         elif not wanted.optional:
             raise ConfigError(f"--{title} is missing: method '{settings.method}' needs {wanted}")
     return inputs
+
+
+def _side(photographs: store.Artifact) -> int:
+    """Of their canvas. What a damaged artifact says of it would size every array that is made from it."""
+    side = int(photographs["rgb"].shape[1])
+    if side > LARGEST:
+        found = f"photographs of {side} pixels a side, at most {LARGEST} expected"
+        raise store.ArtifactError(
+            f"{photographs.path}: {found}; it is damaged, delete it with its store and make it again"
+        )
+    return side
 
 
 def _made_by(wanted: Role, artifact: store.Artifact) -> None:

@@ -90,9 +90,13 @@ def _row_damage(artifact: store.Artifact) -> Iterator[str]:
         if lengths[name] != len(digests):
             yield f"{name} has {lengths[name]} rows, {len(digests)} have a digest"
             return
+    damaged: dict[str, list[int]] = {}  # a damaged file is that of many rows
     for i, digest in enumerate(digests):
         try:
             if rows.row_digest({name: artifact.row(name, i) for name in shapes}, shapes) != bytes(digest):
-                yield f"row {i} differs from its digest"
+                damaged.setdefault("differs from its digest", []).append(i)
         except Exception as error:
-            yield f"row {i} cannot be read ({error})"
+            damaged.setdefault(f"cannot be read ({error.__cause__ or error})", []).append(i)
+    for problem, found in damaged.items():
+        shown = ", ".join([*map(str, found[:5]), *["…"] * (len(found) > 5)])
+        yield f"row {shown}{f' ({len(found)} rows)' if len(found) > 1 else ''} {problem}"

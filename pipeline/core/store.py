@@ -97,9 +97,9 @@ class Artifact:
         except FileNotFoundError:
             raise ArtifactError(f"{self.path}: no such artifact; run `snakemake --cores all {self.path}`") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error})") from None
+            raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error}); {trust.MEANT}") from None
         if not trust.is_manifest(self.manifest):
-            raise ArtifactError(f"{self.path}: not an artifact's manifest")
+            raise ArtifactError(f"{self.path}: not an artifact's manifest; {trust.MEANT}")
         if kind and self.kind not in kind.split("|"):
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
             raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
@@ -142,10 +142,11 @@ class Artifact:
             try:
                 with trust.reading(self.path, f"the array '{name}'"):
                     found: Any = self.group[name] if name == Path(name).name else {}[name]
-                    array = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
+                    small = found.ndim <= 2 and found.nbytes <= COLUMN_BYTES
+                    array = found[...] if small else trust.Guarded(found, self.path, name)
             except KeyError:
-                about = f"; it was {OLDER}" if self.older else ""
-                raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'{about}") from None
+                about = f"it was {OLDER}" if self.older else "it is damaged, delete it with its store and make it again"
+                raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'; {about}") from None
             self._arrays[name] = array
         return array
 
@@ -155,18 +156,15 @@ class Artifact:
 
     def read(self, name: str) -> np.ndarray:
         """A copy of a whole array. Only for arrays that do not grow with pixels."""
-        with trust.reading(self.path, f"the array '{name}'"):
-            return np.array(self[name][...])
+        return np.array(self[name][...])
 
     def row(self, name: str, i: int) -> np.ndarray:
         """A copy of row i of a row array, fixed or ragged."""
         ends = self._offsets.get(name)
         if ends is None:
-            with trust.reading(self.path, f"row {i} of '{name}'"):
-                return np.array(self[name][i])
+            return np.array(self[name][i])
         i = range(len(ends) - 1)[i]
-        with trust.reading(self.path, f"row {i} of '{name}'"):
-            return np.array(self[name][int(ends[i]) : int(ends[i + 1])])
+        return np.array(self[name][int(ends[i]) : int(ends[i + 1])])
 
     @cached_property
     def _offsets(self) -> dict[str, np.ndarray]:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 OLDER = (
     "made by an older version of the pipeline. Delete it with its store, or all with `snakemake clean`, and run again"
 )
+MEANT = "name an artifact's manifest, x.json beside x.zarr; if this one is damaged, copy it again or make it again"
 PARTS = {"kind": str, "digest": str, "arrays": dict, "meta": dict, "settings": dict}  # of a manifest
 
 
@@ -25,7 +28,7 @@ class Meta(dict[str, Any]):
         self.path = path
 
     def __missing__(self, key: str) -> Any:
-        raise ArtifactError(f"{self.path}: its manifest says nothing of '{key}'. Is it damaged, or {OLDER}?")
+        raise ArtifactError(f"{self.path}: its manifest says nothing of '{key}'; it is damaged, or was {OLDER}")
 
 
 @contextmanager
@@ -40,6 +43,26 @@ def reading(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what} cannot be read ({type(error).__name__}: {error}); if it is damaged "
             f"(`python -m pipeline.artifacts verify {path.parent}`), delete it with its store and make it again"
         ) from error
+
+
+class Guarded:
+    """An array of a store: as zarr's, but what reading it raises is an ArtifactError."""
+
+    def __init__(self, array: Any, path: Path, name: str):
+        self.array, self.path, self.name = array, path, name
+
+    def __getitem__(self, at: Any) -> Any:
+        with reading(self.path, f"the array '{self.name}'"):
+            return self.array[at]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.array, name)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __array__(self, *args: Any, **options: Any) -> np.ndarray:
+        return np.asarray(self[...], *args, **options)
 
 
 def is_manifest(found: object) -> bool:

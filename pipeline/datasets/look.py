@@ -78,12 +78,8 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
                 values, problems = look_at_mask(picture, mask, size, classes)
                 source.problems += problems
                 found.values[picture.id], found.drawn[picture.id] = values, classes.ids(values)
-        except Unusable as error:
-            source.problems.append(f"{file}: {error}")
-        except MemoryError:
-            source.problems.append(f"{file}: too large for this machine's memory; make it smaller")
-        except Exception as error:  # decoders raise almost anything at damaged bytes
-            source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
+        except Exception as error:
+            source.problems.append(f"{file}: {pictures.reason(error)}")
     source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
     return found
 

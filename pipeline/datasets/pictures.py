@@ -71,6 +71,17 @@ def read_mask(file: Path | bytes) -> np.ndarray:
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
 
 
+def reason(error: Exception) -> str:
+    """Why a file is not used, from what reading it raised, and what to do."""
+    if isinstance(error, Unusable):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory; make it smaller"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot be read ({error.strerror}); check its permissions"
+    return f"cannot be decoded ({error}); replace it"  # decoders raise almost anything at damaged bytes
+
+
 def by(size: tuple[int, ...]) -> str:
     """A size as people say it, width first."""
     return f"{size[1]}×{size[0]}"

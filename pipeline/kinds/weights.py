@@ -44,11 +44,12 @@ def unpack(artifact: Artifact) -> dict[str, np.ndarray]:
     Raises ArtifactError when the artifact holds no index, one that is none, or less than its index says.
     """
     if "index" not in artifact.meta:
-        raise ArtifactError(f"{artifact.path}: this {artifact.kind} holds no network: its manifest has no index")
+        raise ArtifactError(
+            f"{artifact.path}: this {artifact.kind} holds no network: its manifest has no index; make it again"
+        )
     try:
-        index = [
-            Entry(item["name"], item["dtype"], tuple(item["shape"]), item["offset"]) for item in artifact.meta["index"]
-        ]
+        said = artifact.meta["index"]
+        index = [Entry(item["name"], item["dtype"], tuple(item["shape"]), item["offset"]) for item in said]
         sound = all(isinstance(n, int) and n >= 0 for entry in index for n in (*entry.shape, entry.offset))
         flat = {kind: artifact.read(kind) for kind in sorted({str(entry.dtype) for entry in index})}
     except (KeyError, TypeError):
