@@ -129,6 +129,17 @@ def with_words(*words: str) -> Callable[[Path], Command]:
     return build
 
 
+def given(*folders: str) -> Callable[[Path], Command]:
+    """Other folders than `photos`."""
+
+    def build(at: Path) -> Command:
+        photos(at)
+        command = predict(at)
+        return command._replace(words=[command.words[0], *folders, *command.words[2:]])
+
+    return build
+
+
 def out_is_a_file(at: Path) -> Command:
     photos(at)
     write(at / "masks", "here already")
@@ -168,7 +179,7 @@ def unsaid(key: str) -> Callable[[dict[str, Any]], None]:
 MODEL = r"model\.json: "
 CASES = [
     Case("predict: an empty folder", empty, says=("photos: no photographs found",)),
-    Case("predict: no such folder", with_words("nowhere"), says=("nowhere: no such file or folder",)),
+    Case("predict: no such folder", given("nowhere"), says=("nowhere: no such file or folder",)),
     Case(
         "predict: one cut short among good ones",
         among_good("z.png", lambda: encoded(photo())[:900]),
@@ -193,7 +204,7 @@ CASES = [
     Case("predict: other formats", foreign, PARTLY, says=(r"5 file\(s\)", r"IMG\.HEIC: .*convert it")),
     Case("predict: turned in all ways", turned_in_all_ways, HANDLED),
     Case("predict: orientation 9", among_good("z.jpg", lambda: turned(photo(0, 64, 96), 9), "z.png"), HANDLED),
-    Case("predict: a folder twice", with_words("photos"), says=("would share the mask p0.png|given twice",)),
+    Case("predict: a folder twice", given("photos", "photos"), says=("would share the mask p0.png|given twice",)),
     Case("predict: masks into the photographs", out_is_the_folder, says=("is one of the photographs; choose another",)),
     Case("predict: masks into a file", out_is_a_file, says=("masks: .*folder",)),
     Case("predict: a record that is none", record("{"), says=(r"predict\.json: ",)),
