@@ -94,11 +94,13 @@ def test_photographs_that_only_a_person_can_help(read: object) -> None:
         read(encoded(Image.fromarray(rgb()), "JPEG")[:-60])  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("said", [0, 9, 255, "six", b"\x06"])
-def test_an_orientation_that_exif_does_not_know_turns_nothing(said: object) -> None:
-    exif, file = Image.Exif(), BytesIO()
-    exif[0x0112] = said
+@pytest.mark.parametrize("said", [b"\0\x03\0\0\0\x01\0\0\0\0", b"\0\x03\0\0\0\x01\0\x09\0\0", b"\0\x02\0\0\0\x04six\0"])
+def test_an_orientation_that_exif_does_not_know_turns_nothing(said: bytes) -> None:
+    """0, 9, and a word: type, count and value of the entry."""
+    exif, file = b"MM\0*\0\0\0\x08\0\x01\x01\x12" + said + bytes(4), BytesIO()
     Image.fromarray(rgb()).save(file, "PNG", exif=exif)
+    with Image.open(BytesIO(file.getvalue())) as picture:
+        assert picture.getexif()[0x0112] in (0, 9, "six")
     assert np.array_equal(read_photograph(file.getvalue()), rgb())
     assert look_at_photograph(file.getvalue()) == (H, W)
 

@@ -472,7 +472,7 @@ def test_what_a_manifest_does_not_say_is_named(tmp_path: Path) -> None:
 def test_an_array_outside_the_store_is_none_of_its(name: str, tmp_path: Path) -> None:
     found = planted.rows_artifact(tmp_path / "x.json", "tags", {"tags": np.zeros((2, 2), bool)}, {})
     planted.rows_artifact(tmp_path / "elsewhere.json", "tags", {"tags": np.zeros((2, 2), bool)}, {})
-    with pytest.raises(store.ArtifactError, match="tags without the array"):
+    with pytest.raises(store.ArtifactError, match=r"tags without the array|the array .* cannot be read"):
         found[name]
 
 

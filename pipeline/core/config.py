@@ -277,9 +277,8 @@ def refuse_repeated(file: Path) -> None:
 
 def _block(name: str, block: Any) -> dict[str, Any]:
     if not isinstance(block, dict | None):
-        raise ConfigError(
-            f"config.yaml: steps.{name}: a block of settings expected, such as {{method: cam}} (found: {SHORT.repr(block)})"
-        )
+        expected = "a block of settings expected, such as {method: cam}"
+        raise ConfigError(f"config.yaml: steps.{name}: {expected} (found: {SHORT.repr(block)})")
     return {**({"method": name} if name in METHODS else {}), **(block or {})}
 
 
@@ -351,7 +350,8 @@ def _source(parts: Sequence[str], value: Any, files: dict[str, Any]) -> str:
             else:
                 break
         else:
-            if isinstance(value, dict) or SHORT.repr(found) == SHORT.repr(value):  # nan is not itself
+            # In their short forms: nan equals nothing, and anchors make more of a list than can be compared.
+            if isinstance(value, dict) or SHORT.repr(found) == SHORT.repr(value):
                 return file
     return "--config"
 
