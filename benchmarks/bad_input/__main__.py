@@ -1,6 +1,6 @@
 """Hostile and broken input through the real commands: each is handled, or refused with a message, and never executed.
 
-    python -m benchmarks.bad_input [GROUP ...] [--only TEXT] [--anew] [--keep FOLDER]
+    python -m benchmarks.bad_input [GROUP ...] [--only TEXT] [--anew | --failed] [--keep FOLDER]
 
 Writes docs/results/bad_input.json, a row per case, and docs/results/bad_input.md from it. Each case draws its own input
 (case.py says what every command is held to); commands run in processes forked from one that has imported libraries and
@@ -105,6 +105,7 @@ def main() -> int:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (all)")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--anew", action="store_true", help="run cases again that have a row of this commit")
+    parser.add_argument("--failed", action="store_true", help="only cases that failed, or have no row of any commit")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="leave the cases' folders here, to look at")
     args = parser.parse_args()
@@ -116,7 +117,8 @@ def main() -> int:
     now, bad = {"machine": machine(), "commit": commit()}, 0
     for group, cases in GROUPS.items():
         for case in cases:
-            known = rows.get(case.name, {}).get("commit") == now["commit"] and not args.anew
+            before = rows.get(case.name, {"commit": "", "faults": ["never run"]})
+            known = not before["faults"] if args.failed else before["commit"] == now["commit"] and not args.anew
             if (args.groups and group not in args.groups) or args.only not in case.name or known:
                 continue
             place = Path(args.keep or tempfile.mkdtemp(prefix="bad_input")) / f"{group} {cases.index(case)}"
