@@ -33,10 +33,17 @@ from pipeline.core.steps.base import Scales, Settings, Step
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
 LARGEST = 4096  # pixels, of data.max_side
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
-UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
+UNUSABLE = "{}<>*?[]\n\r\t\0"  # in paths: patterns and variables to Snakemake
 SHORT = reprlib.Repr()  # of what was found: by anchors a few lines of YAML stand for more than a terminal holds
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 4, 8, 8, 200, 200, 80
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 3, 5, 5, 200, 200, 80
+LONGEST = 250  # bytes of a part of a path
 Block = TypeVar("Block", bound=BaseModel)
+
+
+def shown(value: Any) -> str:
+    """What was found, as a message shows it."""
+    text = SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 class ConfigError(ValueError):
@@ -48,6 +55,8 @@ class ConfigError(ValueError):
 
 def _at_home(path: Path) -> Path:
     """With ~ as the home folder."""
+    if "\0" in str(path):
+        raise ValueError("a path without NUL expected: no file system knows one")
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -189,6 +198,8 @@ class Config(Settings):
         if found:
             signs = " ".join(map(repr, found))
             raise ValueError(f"a path without {signs} expected: Snakemake would take it for a pattern")
+        if len(str(path)) > 4 * LONGEST or any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+            raise ValueError(f"a path of at most {4 * LONGEST} characters expected, {LONGEST} in each of its folders")
         if str(path).startswith("-"):
             raise ValueError("a path that does not begin with '-' expected: commands would take it for an option")
         return Path(os.path.normpath(path.expanduser()))
@@ -197,9 +208,10 @@ class Config(Settings):
     @classmethod
     def _names(cls, named: dict[str, Any]) -> dict[str, Any]:
         for name in named:
-            if not NAME.fullmatch(name) or name.startswith("seed"):
+            if not NAME.fullmatch(name) or name.startswith("seed") or len(name) > 100:
                 raise ValueError(
-                    f"'{name}': a name begins with a letter or digit, goes on with these or - _ . +, and is not 'seed…'"
+                    f"'{name[:100]}': a name begins with a letter or digit, goes on with these or - _ . +, is not 'seed…' "
+                    "and has at most 100 characters"
                 )
         return named
 
@@ -278,7 +290,7 @@ def refuse_repeated(file: Path) -> None:
 def _block(name: str, block: Any) -> dict[str, Any]:
     if not isinstance(block, dict | None):
         expected = "a block of settings expected, such as {method: cam}"
-        raise ConfigError(f"config.yaml: steps.{name}: {expected} (found: {SHORT.repr(block)})")
+        raise ConfigError(f"config.yaml: steps.{name}: {expected} (found: {shown(block)})")
     return {**({"method": name} if name in METHODS else {}), **(block or {})}
 
 
@@ -331,7 +343,7 @@ def explain(
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_invalid":
             message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
-        found = "" if isinstance(item["input"], dict | Config) else f" (found: {SHORT.repr(item['input'])})"
+        found = "" if isinstance(item["input"], dict | Config) else f" (found: {shown(item['input'])})"
         source = _source(parts, item["input"], files) if files and parts and item["type"] != "missing" else ""
         source = f" [{source}]" if source not in ("", where) else ""
         lines.append(f"  {key + ': ' if key else ''}{message}{found}{source}")
@@ -351,7 +363,7 @@ def _source(parts: Sequence[str], value: Any, files: dict[str, Any]) -> str:
                 break
         else:
             # In their short forms: nan equals nothing, and anchors make more of a list than can be compared.
-            if isinstance(value, dict) or SHORT.repr(found) == SHORT.repr(value):
+            if isinstance(value, dict) or shown(found) == shown(value):
                 return file
     return "--config"
 
