@@ -210,8 +210,8 @@ class Config(Settings):
         for name in named:
             if not NAME.fullmatch(name) or name.startswith("seed") or len(name) > 100:
                 raise ValueError(
-                    f"'{name[:100]}': a name begins with a letter or digit, goes on with these or - _ . +, is not 'seed…' "
-                    "and has at most 100 characters"
+                    f"'{name[:100]}': a name begins with a letter or digit, goes on with these or - _ . +, "
+                    "is not 'seed…' and has at most 100 characters"
                 )
         return named
 
