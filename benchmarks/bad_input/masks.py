@@ -104,7 +104,7 @@ CASES = [
     Case(
         "masks of void throughout, all, tags from them",
         all_of(lambda m, i: np.full_like(m, 255), tags=False),
-        says=("no class in its mask",),
+        says=("255 means void; write class numbers",),
     ),
     Case(
         "mask of zeros throughout, and a tag", first(values(np.zeros((96, 96), np.uint8))), HANDLED, says=("warning: ",)

@@ -140,8 +140,10 @@ class Artifact:
         array = self._arrays.get(name)
         if array is None:
             try:
+                if name != Path(name).name:  # a path out of the store
+                    raise KeyError(name)
                 with trust.reading(self.path, f"the array '{name}'"):
-                    found: Any = self.group[name] if name == Path(name).name else {}[name]
+                    found: Any = self.group[name]
                     small = found.ndim <= 2 and found.nbytes <= COLUMN_BYTES
                     array = found[...] if small else trust.Guarded(found, self.path, name)
             except KeyError:
