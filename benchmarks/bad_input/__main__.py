@@ -47,7 +47,7 @@ HEAD = """# Hostile and broken input
 
     python -m benchmarks.bad_input
 
-Each case draws its input, and a real command meets it (the JSON beside this page has the first lines of what it said). It
+Each case draws its input, and a real command meets it (the JSON beside this page has the first lines that it said). It
 must handle it, or refuse it with file, found, expected and remedy: within seconds, exit code 2 (Snakemake: 1), no
 traceback, nothing written, nothing of the input executed. `partly`: single files are bad, `predict` names them with
 exit code 1 and does the rest. `either`: damage may not show. Seconds are of CPU (the machine had other work), of a
