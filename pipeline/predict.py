@@ -27,8 +27,10 @@ from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
-from pipeline.datasets.pictures import Unusable, read_photograph
+from pipeline.datasets.pictures import read_photograph, reason
+from pipeline.datasets.summary import LINES, grouped
 from pipeline.datasets.tables import read_tags
+from pipeline.kinds import classes
 from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
@@ -92,13 +94,13 @@ def possible_classes(path: Path, names: list[str], background: int | None) -> di
     problems: list[str] = []
     tags = read_tags(path, problems, names)
     if problems:
-        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *problems]))
+        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *grouped(problems, LINES)]))
     unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
     if unknown:
-        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}"
+        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}; correct the tags"
         if not any(tag in names for found in tags.values() for tag in found):
             raise InputError(f"{path}: {message}")
-        print(f"{path}: {message}; other tags are ignored", flush=True)
+        print(f"{path}: {message}, others are ignored", flush=True)
     ids = np.arange(len(names))
     return {
         photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
@@ -157,8 +159,9 @@ def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Seque
         return
     try:
         before = json.loads(path.read_text())
-    except ValueError:
+    except (RecursionError, ValueError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     differing = [key for key, value in record.items() if before.get(key) != value]
     if differing and not args.overwrite:
         raise InputError(
@@ -173,15 +176,12 @@ def check_record(args: argparse.Namespace, record: dict[str, Any], photos: Seque
         )
 
 
-def why(error: Exception) -> str:
-    """One line; what only a person can help says so itself."""
-    return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
-
-
 def run(args: argparse.Namespace) -> dict[Path, str]:
     """Write masks and overlays. Returns the files that failed and why."""
     artifact = store.Artifact(args.model, "model")
-    names, background = artifact.meta["classes"], artifact.meta.get("background", 0)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: this is a file; name a folder, it is made where there is none")
+    names, background = classes.names(artifact), classes.background(artifact)
     photos, refused = find_photos(args.photos, args.out)
     tags = possible_classes(args.tags, names, background) if args.tags else {}
     if args.max_side is None:
@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
                 rgb = read_photograph(photo.path)
                 small = reduced(rgb, args.max_side) if args.max_side else rgb
             except Exception as error:
-                failed[photo.path] = why(error)
+                failed[photo.path] = reason(error)
                 continue
             yield Opened(photo, rgb, small, tags.get(photo.name, tags.get(Path(photo.name).name)))
 
@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
             took = f"{time.monotonic() - started:.1f} s"
             print(printable(f"{numbers[photo.name]}/{len(todo)}  {photo.name}  {found}  {took}"), flush=True)
         except Exception as error:  # one bad file must not cost the others; all are named at the end
-            failed[photo.path] = why(error)
+            failed[photo.path] = f"{type(error).__name__}: {error}"
         started = time.monotonic()
     return failed
 
@@ -261,12 +261,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
     if args.steps is not None and args.steps < 0:
         parser.error(f"--steps {args.steps}: 0 or more expected")
+    if args.max_side is not None and args.max_side < 0:
+        parser.error(f"--max-side {args.max_side}: 0 or more expected")
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:
         print(f"\n{len(failed)} file(s) could not be done:")
-        for path, reason in failed.items():
-            print(printable(f"  {path}: {reason}"))
+        root = args.photos[0] if len(args.photos) == 1 else None
+        for line in grouped([printable(f"{path}: {reason}") for path, reason in failed.items()], LINES, root):
+            print(f"  {line}")
         raise SystemExit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,44 @@ def test_the_opened_network_answers_like_the_one_that_was_trained(network: Segme
     assert found.shape == (2, 4, 50, 70) and found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert torch.equal(opened.probabilities(to_tensor(rgb)), found), "arrays and tensors are the same photographs"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"head": "../x"},
+        {"backbone": "os.system"},
+        {"width": -1},
+        {"width": "w"},
+        {"stride": 7},
+        {"classes": [1, None, 2, "x"]},
+    ],
+)
+def test_a_manifest_that_describes_no_network(network: Segmenter, tmp_path: Path, lie: dict) -> None:
+    with pytest.raises(store.ArtifactError, match=rf"m\.json: .*{next(iter(lie))}"):
+        open_network(artifact(network, tmp_path / "m.json", **lie))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"shape": [-64, -3, 7, 7]},
+        {"offset": -5},
+        {"offset": "x"},
+        {"shape": None},
+        {"dtype": "../x"},
+        {"shape": [10**15]},
+    ],
+)
+def test_an_index_that_lies(network: Segmenter, tmp_path: Path, lie: dict) -> None:
+    path = artifact(network, tmp_path / "m.json").path
+    content = json.loads(path.read_text())
+    content["meta"]["index"][0].update(lie)
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        store.ArtifactError, match=r"m\.json: (its index is no list|.* numbers in the store|model without)"
+    ):
+        open_network(store.Artifact(path))
 
 
 def test_models_of_before_open(network: Segmenter, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import pickle
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -142,9 +143,40 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "page.pth"
     text.write_text("<html>not found</html>")
     refused("resnet18", text, "not a file of tensors")
+    text.write_text("")
+    refused("resnet18", text, "not a file of tensors")
+    refused("resnet18", saved({1: torch.zeros(1)}, tmp_path / "key.pth"), "state dict .* is expected")
+    first = torch.zeros(64, 3, 7, 7)
+    for value, found in (
+        (first.to(torch.complex64), "conv1.weight is of complex64, strided"),
+        (first.to_sparse(), "conv1.weight is of float32, sparse"),
+        (first.to(torch.int32), "conv1.weight is of int32"),
+        (first.to("meta"), "conv1.weight is without its numbers"),
+        (first + torch.nan, r"conv1.weight is partly infinite or not a number"),
+    ):
+        refused("resnet18", saved(resnet18 | {"conv1.weight": value}, tmp_path / "odd.pth"), found)
     cut = saved(resnet18, tmp_path / "cut.pth")
     cut.write_bytes(cut.read_bytes()[:10000])
     refused("resnet18", cut, "not a file of tensors")
+
+
+def test_code_in_a_file_is_not_run_and_nobody_is_advised_to(tmp_path: Path) -> None:
+    """torch's own message says how to run it."""
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "run",)
+
+    for value in (Payload(), {"conv1.weight": Payload()}):
+        for file in (tmp_path / "a.pth", tmp_path / "b.pth"):
+            torch.save(value, file, _use_new_zipfile_serialization=file.stem == "a")
+            with pytest.raises(ValueError, match="could run code and is not opened") as error:
+                imagenet.read_state(file)
+            assert "weights_only" not in str(error.value)
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match="could run code and is not opened"):
+        imagenet.read_state(tmp_path / "c.pth")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])

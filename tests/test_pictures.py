@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageOps
 
 from pipeline.datasets.pictures import Unusable, look_at_photograph, read_mask, read_photograph
@@ -91,6 +94,40 @@ def test_photographs_that_only_a_person_can_help(read: object) -> None:
         read(encoded(Image.fromarray(rgb()), "JPEG")[:-60])  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("said", [b"\0\x03\0\0\0\x01\0\0\0\0", b"\0\x03\0\0\0\x01\0\x09\0\0", b"\0\x02\0\0\0\x04six\0"])
+def test_an_orientation_that_exif_does_not_know_turns_nothing(said: bytes) -> None:
+    """0, 9, and a word: type, count and value of the entry."""
+    exif, file = b"MM\0*\0\0\0\x08\0\x01\x01\x12" + said + bytes(4), BytesIO()
+    Image.fromarray(rgb()).save(file, "PNG", exif=exif)
+    with Image.open(BytesIO(file.getvalue())) as picture:
+        assert picture.getexif()[0x0112] in (0, 9, "six")
+    assert np.array_equal(read_photograph(file.getvalue()), rgb())
+    assert look_at_photograph(file.getvalue()) == (H, W)
+
+
+@pytest.mark.parametrize("read", [read_photograph, look_at_photograph, read_mask])
+def test_no_other_program_opens_a_file(read: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the suffix; one that is found here leaves a trace."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/run\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(Unusable, match="cannot identify its format"):
+        read(content)  # type: ignore[operator]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_pillow_doubts_is_no_warning() -> None:
+    """In a process of its own: pytest has filters of its own."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(20)
+    file = BytesIO()
+    Image.fromarray(rgb()).save(file, "JPEG", exif=exif)
+    script = "import sys; from pipeline.datasets import pictures; pictures.read_photograph(sys.stdin.buffer.read())"
+    done = subprocess.run([sys.executable, "-c", script], input=file.getvalue(), capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_masks_are_the_values_in_the_file() -> None:
     values = np.arange(H * W).reshape(H, W) % 256
     palette = Image.fromarray(values.astype(np.uint8)).convert("P")
@@ -99,6 +136,9 @@ def test_masks_are_the_values_in_the_file() -> None:
     assert np.array_equal(read_mask(encoded(Image.fromarray(values.astype(np.uint8)), "PNG")), values)
     deep = read_mask(encoded(Image.fromarray((values * 200).astype(np.uint16)), "PNG"))
     assert np.array_equal(deep, values * 200)
+    for form in ("JPEG", "WEBP"):
+        with pytest.raises(Unusable, match=f"is {form}, whatever its suffix; JPEG blurs class numbers"):
+            read_mask(encoded(Image.fromarray(values.astype(np.uint8)), form))
     with pytest.raises(Unusable, match="holds RGB colours"):
         read_mask(encoded(Image.fromarray(rgb()), "PNG"))
 

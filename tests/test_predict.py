@@ -339,6 +339,50 @@ def test_what_is_no_model_is_a_message(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_folder_of_masks_is_a_folder_and_its_record_a_record(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    assert call(model, photos, "--out", out) == 2
+    assert f"--out {out}: this is a file; name a folder" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    for record in ("[1]", "{", "[" * 100_000):
+        (tmp_path / "more").mkdir(exist_ok=True)
+        (tmp_path / "more" / predict.RECORD).write_text(record)
+        assert call(model, photos, "--out", tmp_path / "more") == 2
+        assert "the masks there were made with another classes, model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["quantum", "cuda:x", "cpu:0", ""])
+def test_a_device_that_is_none(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    assert call(model, photos, "--out", tmp_path / "out", "--device", device) == 2
+    assert f"--device {device}: auto, cpu, cuda or cuda:<number> expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_bad_files_of_one_kind_are_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos/day1").mkdir(parents=True)
+    for i in range(60):
+        (tmp_path / f"photos/{'day1/' * (i % 2)}p{i:02d}.jpg").write_bytes(b"")
+    assert call(model, tmp_path / "photos", "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == "60 file(s) could not be done:"
+    assert "is empty; copy it again [and 59 more: " in said[-1]
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(model: Path, tmp_path: Path) -> None:
+    """250 bytes: what is written beside it until it is whole has a name that fits, too."""
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(stripes(32, 1)).save(tmp_path / "photos" / f"{'n' * 246}.png")
+    assert call(model, tmp_path / "photos", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / f"{'n' * 246}.png").is_file()
+
+
 def test_as_a_command_of_its_own(undecided: Path, photos: Path, tmp_path: Path) -> None:
     words = command("predict", undecided, photos / "a.png", "--out", tmp_path / "out", "--device", "cpu")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

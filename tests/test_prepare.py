@@ -640,9 +640,57 @@ def turned_photograph(root: Path) -> None:
     save_turned(root / "images/a00.jpg", photograph(0))
 
 
+def pipe_as_photograph(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    os.mkfifo(root / "images/a00.jpg")
+
+
+def device_as_photograph(root: Path) -> None:
+    (root / "images/a00.jpg").unlink()
+    (root / "images/a00.jpg").symlink_to("/dev/zero")
+
+
+def pipe_as_table(root: Path) -> None:
+    (root / "tags.csv").unlink()
+    os.mkfifo(root / "tags.csv")
+
+
+def folder_as_list(root: Path) -> None:
+    (root / "splits/val.txt").unlink()
+    (root / "splits/val.txt").mkdir()
+
+
+def blank_in_a_name(root: Path) -> None:
+    (root / "images/a00.jpg").rename(root / "images/ a00.jpg")
+
+
+def tiny_photograph(root: Path) -> None:
+    Image.fromarray(photograph(0)[:4, :4]).save(root / "images/a00.jpg")
+
+
+def endless_line(root: Path) -> None:
+    table = (root / "tags.csv").read_text()
+    (root / "tags.csv").write_text(table.replace("a00,ant", f"a00,ant {'x' * 200_000}"))
+
+
+def too_deep(root: Path) -> None:
+    (root / "images" / "/".join(["d"] * 120)).mkdir(parents=True)
+
+
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
+        (pipe_as_photograph, "images/a00.jpg: neither a file nor a folder, but a pipe or a device; remove it"),
+        (device_as_photograph, "images/a00.jpg: neither a file nor a folder, but a pipe or a device; remove it"),
+        (pipe_as_table, "tags.csv: neither a file nor a folder, but a pipe or a device; put a text file there"),
+        (folder_as_list, "val.txt: cannot be read (Is a directory)"),
+        (blank_in_a_name, "images/ a00.jpg: a name that begins or ends with a blank; rename it"),
+        (
+            tiny_photograph,
+            "a00.jpg: is 4×4, 4 px narrow at data.max_side 32; 16 expected, use a larger one, or leave it",
+        ),
+        (endless_line, "tags.csv: line 2: 200008 characters, at most 131072 are read; one image and its tags per line"),
+        (too_deep, "d/d: more than 100 folders deep; move it up, or remove it"),
         (no_photographs, "images: no such folder"),
         (no_tags, "tags.csv: no such file; write a header `image,tags`"),
         (other_header, "the first line is 'file;label'; `image,tags` expected"),
@@ -763,6 +811,24 @@ def test_one_large_photograph_makes_no_other_row_larger(
     assert true_mask(got.masks, 3).shape == (1200, 1600)
     with Image.open(root / "masks/a04.png") as mask:
         assert np.array_equal(true_mask(got.masks, 4), np.asarray(mask))
+
+
+def test_photographs_that_cannot_be_read_are_no_twins(tmp_path: Path, out: Path) -> None:
+    """Cut short alike in train and val, they are one problem and not two."""
+    root = make_folder(tmp_path / "d")
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    said = refused(of_folder(root), out)
+    assert "a00.jpg: is empty; copy it again [and 11 more: " in said and "same photograph" not in said
+
+
+def test_a_row_may_end_with_its_tab(tmp_path: Path, out: Path) -> None:
+    """Of a table with tabs, a photograph without a tag."""
+    root = make_folder(tmp_path / "d")
+    table = (root / "tags.csv").read_text().replace(",", "\t").replace("a01\tbee", "a01\t")
+    (root / "tags.csv").write_text(table)
+    said = refused(of_folder(root), out)
+    assert "a01.jpg: no class in tags.csv" in said and "one column" not in said
 
 
 def test_equal_problems_are_one(tmp_path: Path, out: Path) -> None:

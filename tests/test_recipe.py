@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 from pipeline.core import recipe
-from pipeline.core.config import Config, ConfigError, parse
+from pipeline.core.config import Config, ConfigError, parse, refuse_repeated
 from pipeline.core.recipe import Node, Role
 from pipeline.core.steps import METHODS
 from pipeline.core.steps.labels import Merge
@@ -49,6 +50,22 @@ def test_a_path_holds_what_the_artifact_depends_on_and_nothing_else() -> None:
     assert "seed3/colorize/classify/cam/erase/mine/erase/mine/seeds.json" in files
     assert "seed3/colorize/classify/cam/erase/mine/erase/mine/saliency/crf/labels.json" in files
     assert files[-1] == "seed3/colorize/classify/cam/erase/mine/erase/mine/saliency/crf/patches/triplet/ce/model.json"
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    """YAML would take the last without a word. Not what is merged, nor in blocks beside each other."""
+    file = tmp_path / "mine.yaml"
+    for text, said in (
+        ("run: [a]\nsteps: {a: {lr: 1}}\nrun: [b]\n", "'run' stands twice in one block, in line 1 and in line 3"),
+        ("steps:\n  a: {lr: 1,\n      lr: 2}\n", "'lr' stands twice in one block, in line 2 and in line 3; keep one"),
+        ("- {x: 1, x: 2}\n", "'x' stands twice"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=f"{re.escape(str(file))}: {said}"):
+            refuse_repeated(file)
+    for text in ("", "a: &a {b: 1}\nc: {<<: *a, b: 1}\n", "a: {x: 1}\nb: {x: 1}\n", "a: &a [*a]\n", "a: [", "[" * 9999):
+        file.write_text(text)
+        refuse_repeated(file)
 
 
 def test_order_of_independent_steps_does_not_change_their_paths() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
+import zarr
 from conftest import content
 
 from pipeline.core import integrity, rows, store
@@ -446,6 +449,66 @@ def test_a_file_that_is_no_manifest_is_not_opened(text: str, tmp_path: Path) -> 
     assert integrity.verify(path)
 
 
+@pytest.mark.parametrize(
+    ("part", "lie"), [("meta", []), ("arrays", [1]), ("kind", 5), ("digest", None), ("settings", "x"), ("meta", "deep")]
+)
+def test_a_manifest_of_other_types_is_not_opened(part: str, lie: object, tmp_path: Path) -> None:
+    path = planted.rows_artifact(tmp_path / "x.json", "tags", {"tags": np.zeros((2, 2), bool)}, {}).path
+    content = json.loads(path.read_text()) | {part: lie}
+    path.write_text("[" * 100_000 if lie == "deep" else json.dumps(content))
+    with pytest.raises(store.ArtifactError, match=r"not a manifest|not an artifact's manifest"):
+        store.Artifact(path)
+    assert len(integrity.verify(path)) == 1
+
+
+def test_what_a_manifest_does_not_say_is_named(tmp_path: Path) -> None:
+    found = planted.rows_artifact(tmp_path / "x.json", "tags", {"tags": np.zeros((2, 2), bool)}, {"a": 1})
+    assert found.meta["a"] == 1 and found.meta.get("b", 2) == 2 and "b" not in found.meta
+    with pytest.raises(store.ArtifactError, match=r"x\.json: its manifest says nothing of 'b'"):
+        found.meta["b"]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "..", ""])
+def test_an_array_outside_the_store_is_none_of_its(name: str, tmp_path: Path) -> None:
+    found = planted.rows_artifact(tmp_path / "x.json", "tags", {"tags": np.zeros((2, 2), bool)}, {})
+    planted.rows_artifact(tmp_path / "elsewhere.json", "tags", {"tags": np.zeros((2, 2), bool)}, {})
+    with pytest.raises(store.ArtifactError, match=r"tags without the array|the array .* cannot be read"):
+        found[name]
+
+
+def test_stores_of_the_form_that_could_hold_pickles_are_not_opened(tmp_path: Path) -> None:
+    found = planted.rows_artifact(tmp_path / "x.json", "tags", {"tags": np.zeros((2, 2), bool)}, {})
+    shutil.rmtree(store.store_of(found.path))
+    zarr.create_group(store.store_of(found.path), zarr_format=2).create_array("tags", data=np.zeros((2, 2), bool))
+    with pytest.raises(store.ArtifactError, match=r"x\.json: the store cannot be read .*delete it with its store"):
+        store.Artifact(found.path)["tags"]
+
+
+def test_a_claim_that_no_memory_holds_is_a_message(tmp_path: Path) -> None:
+    """Manifest and store agree on 10^18 numbers."""
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    path = planted.rows_artifact(tmp_path / "x.json", "photographs", {"rgb": pixels}, {}).path
+    about = store.store_of(path) / "rgb" / "zarr.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"shape": [2, 10**9, 10**9, 3]}))
+    with pytest.raises(store.ArtifactError, match="the array 'rgb' cannot be read"):
+        store.Artifact(path).row("rgb", 0)
+
+
+def test_more_rows_than_have_a_digest_are_found(tmp_path: Path) -> None:
+    path = planted.rows_artifact(tmp_path / "x.json", "photographs", {"rgb": np.zeros((2, 8, 8, 3), np.uint8)}, {}).path
+    inside = store.store_of(path) / "zarr.json"
+    about = store.store_of(path) / "rgb" / "zarr.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"shape": [10**12, 8, 8, 3]}))
+    manifest = json.loads(path.read_text())
+    manifest["arrays"]["rgb"]["shape"] = [10**12, 8, 8, 3]
+    manifest["digest"] = store.sha(store.canonical({"arrays": manifest["arrays"], "meta": manifest["meta"]}))
+    path.write_text(json.dumps(manifest))
+    attributes = json.loads(inside.read_text())
+    attributes["attributes"]["manifest"] = path.read_text()
+    inside.write_text(json.dumps(attributes))
+    assert integrity.verify(path) == [f"{path}: rgb has 1000000000000 rows, 2 have a digest"]
+
+
 def test_text_survives() -> None:
     names = ["2007_000032", "größe", "", "x"]
     assert store.decode_text(store.encode_text(names)) == names
@@ -456,7 +519,7 @@ def test_a_manifest_beside_the_store_of_another_run_is_not_opened(tmp_path: Path
     write(one, Compute(), count=3)
     write(other, Compute(), count=4)
     one.write_bytes(other.read_bytes())
-    with pytest.raises(store.ArtifactError, match=r"x\.json: the manifest is not the one its store.*delete both"):
+    with pytest.raises(store.ArtifactError, match=r"x\.json: the manifest is not the one its store.*delete it"):
         store.Artifact(one)
     assert integrity.verify(one)
 

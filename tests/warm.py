@@ -2,7 +2,8 @@
 
 A fresh interpreter takes two seconds of CPU to import torch, one for Snakemake, and the tests run hundreds of commands.
 `run` is for tests. `stand_in` is a `python` for the PATH of a Snakemake: what its rules run is forked as well. The
-server starts with the first command and ends with the tests.
+server starts with the first command and ends with the tests. WARM_ALSO: more modules that it imports, for runs in which
+our own code does not change.
 """
 
 from __future__ import annotations
@@ -42,14 +43,27 @@ def run(
     environment: beside that of the tests. die_after: a function, 'module:name' or 'module:Class.name'. Once it has
     returned for the first time the command and all its processes get SIGKILL, so that every run dies at the same place.
     """
+    return measured(module, words, cwd, environment, die_after)[:2]
+
+
+def measured(
+    module: str,
+    words: list[str],
+    cwd: object,
+    environment: dict[str, str] | None = None,
+    die_after: str = "",
+    seconds: int = 0,
+) -> tuple[int, str, float]:
+    """`run`, and the seconds of CPU that the command took. seconds: after which SIGALRM ends it, 0 for never."""
     import tempfile
 
-    request = {"module": module, "words": list(map(str, words)), "cwd": str(cwd), "die_after": die_after}
+    request: dict = {"module": module, "words": list(map(str, words)), "cwd": str(cwd), "die_after": die_after}
+    request["seconds"] = seconds
     request["environment"] = {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile("w+b") as said, open(os.devnull) as nothing:
-        status = _ask(_server(), request, [nothing.fileno(), said.fileno(), said.fileno()])
+        status, spent = _ask(_server(), request, [nothing.fileno(), said.fileno(), said.fileno()])
         said.seek(0)
-        return status, said.read().decode(errors="replace")
+        return status, said.read().decode(errors="replace"), spent
 
 
 def stand_in(folder: object) -> str:
@@ -68,18 +82,20 @@ def command(server: str) -> None:
     flag, module, *words = sys.argv[1:]
     if flag != "-m":
         raise SystemExit(f"python {flag}: only python -m is served here")
-    request = {"module": module, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "die_after": ""}
-    status = _ask(server, request, [0, 1, 2, *map(int, filter(None, [os.environ.get("TAGMASK_TERMINAL")]))])
+    request = {"module": module, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
+    status, _ = _ask(server, request, [0, 1, 2, *map(int, filter(None, [os.environ.get("TAGMASK_TERMINAL")]))])
     sys.exit(status if status >= 0 else 128 - status)
 
 
-def _ask(server: str, request: dict, files: list[int]) -> int:
+def _ask(server: str, request: dict, files: list[int]) -> tuple[int, float]:
+    """Exit status and seconds of CPU."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(server)
         socket.send_fds(line, [b"."], files)
         line.sendall(json.dumps(request).encode())
         line.shutdown(socket.SHUT_WR)
-        return int(line.recv(64) or b"1")
+        status, spent = (line.recv(64) or b"1 0").split()
+        return int(status), float(spent)
 
 
 @cache
@@ -106,7 +122,7 @@ def serve(path: str) -> None:
     import gc
     import importlib
 
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *os.environ.get("WARM_ALSO", "").split()):
         importlib.import_module(library)
     gc.collect()
     gc.freeze()  # what was imported is no command's garbage
@@ -142,15 +158,18 @@ def _keep(line: socket.socket) -> None:
             os.dup2(file, number)
             os.close(file)
         return _become(**request)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    line.send(str(status).encode())
+    _, ended, spent = os.wait4(child, 0)
+    line.send(f"{os.waitstatus_to_exitcode(ended)} {spent.ru_utime + spent.ru_stime:.3f}".encode())
     os._exit(0)
 
 
-def _become(module: str, words: list[str], cwd: str, environment: dict[str, str], die_after: str) -> None:
+def _become(
+    module: str, words: list[str], cwd: str, environment: dict[str, str], die_after: str = "", seconds: int = 0
+) -> None:
     import runpy
     import traceback
 
+    signal.alarm(seconds)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(cwd)

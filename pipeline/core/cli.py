@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import get_args
 
 from pipeline.core import cards, integrity, progress, store
-from pipeline.core.config import ConfigError, parse_step
+from pipeline.core.config import DEVICE, LARGEST, ConfigError, parse_step
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
 from pipeline.core.lock import alone
@@ -174,7 +175,7 @@ def _job(args: argparse.Namespace, methods: tuple[type[Step], ...]) -> Job:
     settings = _settings(args, methods)
     inputs = _inputs(args, settings)
     if "photographs" in inputs:
-        settings = settings.sized(int(inputs["photographs"]["rgb"].shape[1]))
+        settings = settings.sized(_side(inputs["photographs"]))
     device, precision = pick_compute(args.device, args.precision) if settings.gpu else ("cpu", "f32")
     picked = chosen(settings, inputs.values())
     header = store.Header(
@@ -224,6 +225,17 @@ def _inputs(args: argparse.Namespace, settings: Step) -> dict[str, store.Artifac
     return inputs
 
 
+def _side(photographs: store.Artifact) -> int:
+    """Of their canvas. What a damaged artifact says of it would size every array that is made from it."""
+    side = int(photographs["rgb"].shape[1])
+    if side > LARGEST:
+        found = f"photographs of {side} pixels a side, at most {LARGEST} expected"
+        raise store.ArtifactError(
+            f"{photographs.path}: {found}; it is damaged, delete it with its store and make it again"
+        )
+    return side
+
+
 def _made_by(wanted: Role, artifact: store.Artifact) -> None:
     method = artifact.manifest["settings"].get("method")
     if wanted.method not in (None, method):
@@ -246,8 +258,10 @@ def pick_compute(device: str, precision: str) -> tuple[str, str]:
     """Device and precision from what was asked for; on a workstation a GPU that no other job of ours is using.
 
     'auto' precision → bf16 where the hardware has bf16 arithmetic; emulated, it is four times slower than f32.
-    Raises ConfigError when a GPU was asked for and there is none.
+    Raises ConfigError when a GPU was asked for that is not there, or what is no device.
     """
+    if not re.fullmatch(DEVICE, device):
+        raise ConfigError(f"--device {device}: auto, cpu, cuda or cuda:<number> expected")
     cards.claim(device)  # before torch looks at the GPUs
     import torch
 
@@ -255,6 +269,8 @@ def pick_compute(device: str, precision: str) -> tuple[str, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: this machine has no usable GPU; use cpu or auto")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, cuda:0 the first")
     if precision != "auto":
         return device, precision
     if device.startswith("cuda"):

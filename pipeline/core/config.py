@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,8 +31,19 @@ from pipeline.core.steps import METHODS, AnyStep
 from pipeline.core.steps.base import Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
-UNUSABLE = "{}<>*?[]\n\r\t"  # in paths: patterns and variables to Snakemake
+LARGEST = 4096  # pixels, of data.max_side
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+UNUSABLE = "{}<>*?[]\n\r\t\0"  # in paths: patterns and variables to Snakemake
+SHORT = reprlib.Repr()  # of what was found: by anchors a few lines of YAML stand for more than a terminal holds
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 3, 5, 5, 200, 200, 80
+LONGEST = 250  # bytes of a part of a path
 Block = TypeVar("Block", bound=BaseModel)
+
+
+def shown(value: Any) -> str:
+    """What was found, as a message shows it."""
+    text = SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 class ConfigError(ValueError):
@@ -41,6 +55,8 @@ class ConfigError(ValueError):
 
 def _at_home(path: Path) -> Path:
     """With ~ as the home folder."""
+    if "\0" in str(path):
+        raise ValueError("a path without NUL expected: no file system knows one")
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -80,7 +96,7 @@ class Data(Settings):
     format: Literal["demo", "voc", "folder"] = Field(
         "demo", description="layout; left out: that of the block given, voc or folder, and demo where neither is"
     )
-    max_side: int = Field(512, ge=16, le=4096, description="longer images are reduced; scores use the original size")
+    max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
     background: Literal["first", "none"] = Field(
         "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
     )
@@ -151,7 +167,7 @@ class Report(Settings):
 
 
 class Compute(Settings):
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda if there is one")
+    device: str = Field("auto", pattern=DEVICE, description="auto: cuda if there is one")
     precision: Literal["auto", "bf16", "f32"] = Field(
         "auto", description="auto: bf16 where the hardware computes it, else f32"
     )
@@ -163,7 +179,9 @@ class Config(Settings):
 
     results: Path = Field(Path("results"), description="where every artifact goes")
     data: Data = Field(Data(), description="the photographs, their tags and masks")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="each recipe is run once per seed")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        [0], min_length=1, description="each recipe is run once per seed"
+    )
     run: list[str] = Field(min_length=1, description="recipes that `snakemake` makes")
     steps: dict[str, AnyStep] = Field(default_factory=dict, description="named blocks of a method's settings")
     recipes: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
@@ -180,6 +198,8 @@ class Config(Settings):
         if found:
             signs = " ".join(map(repr, found))
             raise ValueError(f"a path without {signs} expected: Snakemake would take it for a pattern")
+        if len(str(path)) > 4 * LONGEST or any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+            raise ValueError(f"a path of at most {4 * LONGEST} characters expected, {LONGEST} in each of its folders")
         if str(path).startswith("-"):
             raise ValueError("a path that does not begin with '-' expected: commands would take it for an option")
         return Path(os.path.normpath(path.expanduser()))
@@ -188,9 +208,10 @@ class Config(Settings):
     @classmethod
     def _names(cls, named: dict[str, Any]) -> dict[str, Any]:
         for name in named:
-            if not NAME.fullmatch(name) or name.startswith("seed"):
+            if not NAME.fullmatch(name) or name.startswith("seed") or len(name) > 100:
                 raise ValueError(
-                    f"'{name}': a name begins with a letter or digit, goes on with these or - _ . +, and is not 'seed…'"
+                    f"'{name[:100]}': a name begins with a letter or digit, goes on with these or - _ . +, "
+                    "is not 'seed…' and has at most 100 characters"
                 )
         return named
 
@@ -199,6 +220,8 @@ class Config(Settings):
         for name in self.run:
             if name not in self.recipes:
                 raise ValueError(f"run: no recipe is called '{name}'. Recipes: {', '.join(sorted(self.recipes))}")
+        if twice := [seed for seed, n in Counter(self.seeds).items() if n > 1]:
+            raise ValueError(f"seeds: {twice[0]} stands there more than once; keep one")
         return self
 
     def step(self, name: str) -> Step:
@@ -225,20 +248,49 @@ def parse(raw: dict[str, Any], files: dict[str, Any] | None = None) -> Config:
             f"--configfile: one of the files is an artifact's manifest ({raw['kind']}), not a configuration. It takes "
             "every word after it for a file: name targets first, `snakemake --cores all TARGET --configfile FILE ...`"
         )
-    raw, steps = dict(raw), raw.get("steps") or {}
-    if isinstance(steps, dict):
-        raw["steps"] = {name: _block(name, block) for name, block in steps.items()}
+    raw, steps = dict(raw), raw.get("steps")
+    if isinstance(steps, dict | None):
+        raw["steps"] = {name: _block(name, block) for name, block in (steps or {}).items()}
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(error, "config.yaml", Config, files=files)) from None
+    except RecursionError:
+        where = ", ".join(files or ["config.yaml"])
+        raise ConfigError(f"{where}: a block or list holds itself (by an anchor, `&a` … `*a`); write it out") from None
+
+
+def refuse_repeated(file: Path) -> None:
+    """Raises ConfigError where a key stands twice in a block of a YAML file, of which YAML takes the last. Silent about
+    what is no YAML: Snakemake has named it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        todo, seen = [yaml.compose(file.read_bytes(), Loader=loader)], set[int]()
+    except (OSError, RecursionError, yaml.YAMLError):
+        return
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:  # an anchor may stand for a block that holds it
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            first: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in first:
+                        where = f"twice in one block, in line {first[key.value]} and in line {line}"
+                        raise ConfigError(f"{file}: '{key.value}' stands {where}; keep one")
+                    first[key.value] = line
+                todo.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            todo += node.value
 
 
 def _block(name: str, block: Any) -> dict[str, Any]:
     if not isinstance(block, dict | None):
-        raise ConfigError(
-            f"config.yaml: steps.{name}: a block of settings expected, such as {{method: cam}} (found: {block!r})"
-        )
+        expected = "a block of settings expected, such as {method: cam}"
+        raise ConfigError(f"config.yaml: steps.{name}: {expected} (found: {shown(block)})")
     return {**({"method": name} if name in METHODS else {}), **(block or {})}
 
 
@@ -291,7 +343,7 @@ def explain(
             message = f"`method` is missing; methods: {', '.join(METHODS)}"
         elif item["type"] == "union_tag_invalid":
             message = f"no method is called '{item['ctx']['tag']}'; methods: {', '.join(METHODS)}"
-        found = "" if isinstance(item["input"], dict | Config) else f" (found: {item['input']!r})"
+        found = "" if isinstance(item["input"], dict | Config) else f" (found: {shown(item['input'])})"
         source = _source(parts, item["input"], files) if files and parts and item["type"] != "missing" else ""
         source = f" [{source}]" if source not in ("", where) else ""
         lines.append(f"  {key + ': ' if key else ''}{message}{found}{source}")
@@ -310,7 +362,8 @@ def _source(parts: Sequence[str], value: Any, files: dict[str, Any]) -> str:
             else:
                 break
         else:
-            if isinstance(value, dict) or found == value:
+            # In their short forms: nan equals nothing, and anchors make more of a list than can be compared.
+            if isinstance(value, dict) or shown(found) == shown(value):
                 return file
     return "--config"
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import fnmatch
 import glob
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,11 +20,15 @@ from typing import Any
 
 from zarr.storage import LocalStore
 
+LONGEST = 255  # bytes of a file's name
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file, and the folders above it, so that it is either whole and on the disk, or as it was before."""
     folders = _make_folders(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if len(os.fsencode(temporary.name)) > LONGEST:
+        temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.{os.getpid()}")
     try:
         with _named(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

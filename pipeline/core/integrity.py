@@ -39,7 +39,7 @@ def is_manifest(path: Path) -> bool:
     """Whether this file is an artifact's manifest, not another JSON file."""
     try:
         return {"kind", "digest", "arrays"} <= json.loads(path.read_text()).keys()
-    except (AttributeError, UnicodeDecodeError, ValueError):
+    except (AttributeError, RecursionError, UnicodeDecodeError, ValueError):
         return False
 
 
@@ -116,9 +116,19 @@ def _row_damage(artifact: store.Artifact) -> Iterator[str]:
     if not shapes:
         return
     artifact.read("key")  # not in the manifest; its chunk has a checksum
-    for i, digest in enumerate(artifact.read("digest")):
+    digests = artifact.read("digest")
+    lengths = {name: about["shape"][0] for name, about in artifact.manifest["arrays"].items() if name in shapes}
+    for name in (name for name, (shape, _) in shapes.items() if not rows.is_ragged(shape)):
+        if lengths[name] != len(digests):
+            yield f"{name} has {lengths[name]} rows, {len(digests)} have a digest"
+            return
+    damaged: dict[str, list[int]] = {}  # a damaged file is that of many rows
+    for i, digest in enumerate(digests):
         try:
             if rows.row_digest({name: artifact.row(name, i) for name in shapes}, shapes) != bytes(digest):
-                yield f"row {i} differs from its digest"
+                damaged.setdefault("differs from its digest", []).append(i)
         except Exception as error:
-            yield f"row {i} cannot be read ({error})"
+            damaged.setdefault(f"cannot be read ({error.__cause__ or error})", []).append(i)
+    for problem, found in damaged.items():
+        shown = ", ".join([*map(str, found[:5]), *["…"] * (len(found) > 5)])
+        yield f"row {shown}{f' ({len(found)} rows)' if len(found) > 1 else ''} {problem}"

@@ -33,21 +33,16 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.core import durable
+from pipeline.core import durable, trust
 from pipeline.core.durable import write_atomic
 from pipeline.core.progress import Progress
 from pipeline.core.rows import CODEC, DIGEST, SHARD, Previous, Row, Rows, Shapes, believed, is_ragged, log, whole
+from pipeline.core.trust import ANEW, OLDER, ArtifactError
 
 __all__ = ["DIGEST", "SHARD", "Artifact", "ArtifactError", "Header", "Row", "write_atomic", "write_rows", "write_table"]
 
 COLUMN_BYTES = 2**22  # tables of numbers per image up to this size are read whole
 MEANING = ("grid", "classes", "background")  # entries of meta without which a row cannot be read
-ANEW = "delete both and make it again"
-OLDER = "made by an older version. Delete it with its store, or all with `snakemake clean`, and run again"
-
-
-class ArtifactError(RuntimeError):
-    """An artifact that is missing, damaged, or not what was asked for. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +97,10 @@ class Artifact:
             self.manifest: dict[str, Any] = json.loads(text)
         except FileNotFoundError:
             raise ArtifactError(f"{self.path}: no such artifact; run `snakemake --cores all {self.path}`") from None
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error})") from None
-        if not isinstance(self.manifest, dict) or not {"kind", "digest", "arrays", "meta"} <= self.manifest.keys():
-            raise ArtifactError(f"{self.path}: not an artifact's manifest")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{self.path}: not a manifest, JSON expected ({error}); {trust.MEANT}") from None
+        if not trust.is_manifest(self.manifest):
+            raise ArtifactError(f"{self.path}: not an artifact's manifest; {trust.MEANT}")
         if kind and self.kind not in kind.split("|"):
             wanted = f"{self.path}: this is {self.kind}, {kind.replace('|', ' or ')} expected"
             raise ArtifactError(f"{wanted}; it was {OLDER}" if self.older else wanted)
@@ -131,11 +126,12 @@ class Artifact:
 
     @property
     def meta(self) -> dict[str, Any]:
-        return self.manifest["meta"]
+        return trust.Meta(self.path, self.manifest["meta"])
 
     @cached_property
     def group(self) -> zarr.Group:
-        return zarr.open_group(store_of(self.path), mode="r")
+        with trust.reading(self.path, "the store"):  # of our form alone: the one before could hold pickled objects
+            return zarr.open_group(store_of(self.path), mode="r", zarr_format=3)
 
     def __getitem__(self, name: str) -> Any:
         """The zarr array, or for a column of the table (sizes, tags) its values: zarr takes a millisecond per access.
@@ -145,16 +141,19 @@ class Artifact:
         array = self._arrays.get(name)
         if array is None:
             try:
-                found: Any = self.group[name]
+                if name != Path(name).name:  # a path out of the store
+                    raise KeyError(name)
+                with trust.reading(self.path, f"the array '{name}'"):
+                    found: Any = self.group[name]
+                    small = found.ndim <= 2 and found.nbytes <= COLUMN_BYTES
+                    array = found[...] if small else trust.Guarded(found, self.path, name)
             except KeyError:
-                about = f"; it was {OLDER}" if self.older else ""
-                raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'{about}") from None
-            said, is_now = self.manifest["arrays"].get(name), [list(found.shape), str(found.dtype)]
-            if said and is_now != [said["shape"], said["dtype"]]:
-                raise ArtifactError(
-                    f"{self.path}: {name} is {is_now}, the manifest says {said}; delete both and make it again"
-                )
-            array = self._arrays[name] = found[...] if found.ndim <= 2 and found.nbytes <= COLUMN_BYTES else found
+                about = f"it was {OLDER}" if self.older else f"it is damaged, {ANEW}"
+                raise ArtifactError(f"{self.path}: {self.kind} without the array '{name}'; {about}") from None
+            said, is_now = self.manifest["arrays"].get(name), [list(array.shape), str(array.dtype)]
+            if said and (not isinstance(said, dict) or is_now != [said.get("shape"), said.get("dtype")]):
+                raise ArtifactError(f"{self.path}: {name} is {is_now}, the manifest says {said}; {ANEW}")
+            self._arrays[name] = array
         return array
 
     @cached_property

@@ -19,6 +19,7 @@ FOREIGN = (
 )  # of pictures that are not read
 JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SHOWN = 5  # examples in a message
+DEEPEST = 100  # folders in each other; more is an accident, and more than Python can follow
 
 
 def identity(name: str) -> str:
@@ -53,11 +54,15 @@ def walk(
     folder: Path, left: Left, out: Path | None = None, below: str = "", above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """All files below a folder, each with its path from there, in no order. Links to folders are followed, but none in
-    a circle; `out`, if it lies inside, is not entered. Raises OSError where the folder itself cannot be read."""
+    a circle; `out`, if it lies inside, is not entered. What is neither a file nor a folder is passed by: to open a pipe
+    is to wait. Raises OSError where the folder itself cannot be read."""
     about = os.stat(folder)
     here = about.st_dev, about.st_ino
     if here in above:
         left.closed.append(f"{below[:-1]}: a link to a folder that it lies in; remove it")
+        return
+    if len(above) > DEEPEST:
+        left.closed.append(f"{below[:-1]}: more than {DEEPEST} folders deep; move it up, or remove it")
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -65,7 +70,10 @@ def walk(
             if entry.name.startswith("."):
                 left.hidden.append(name)
             elif not is_folder(entry):
-                yield name, entry
+                if is_special(entry):
+                    left.closed.append(f"{name}: neither a file nor a folder, but a pipe or a device; remove it")
+                else:
+                    yield name, entry
             elif out is None or not out.exists() or not out.samefile(entry.path):
                 try:
                     yield from walk(Path(entry.path), left, out, f"{name}/", (*above, here))
@@ -78,6 +86,19 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def is_special(entry: os.DirEntry[str]) -> bool:
+    """A pipe, a socket or a device, or a link to one; not a link to nothing."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
+        return False
+
+
+def is_pipe(path: Path) -> bool:
+    """As `is_special`, of a path that is no folder either."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @dataclass
@@ -165,7 +186,9 @@ def unusable(name: str) -> str:
     kinds = {unicodedata.category(letter) for letter in name} if not name.isprintable() else set[str]()
     if "Cs" in kinds:
         return "is not UTF-8"
-    return "holds a line break or the like" if kinds & {"Cc", "Zl", "Zp"} else ""
+    if kinds & {"Cc", "Zl", "Zp"}:
+        return "holds a line break or the like"
+    return "begins or ends with a blank" if name != name.strip() else ""
 
 
 def is_read(file: object, suffixes: tuple[str, ...]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from pipeline.core.config import Data
-from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, walk
+from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
 from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
@@ -84,6 +84,9 @@ def texts(paths: Iterable[Path]) -> list[str]:
     """Digest of each file's content, with its name; of one that is missing, nothing."""
     found = []
     for path in paths:
+        if is_pipe(path):
+            found.append(f"{path.name} is a pipe")
+            continue
         try:
             found.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
         except (FileNotFoundError, NotADirectoryError):

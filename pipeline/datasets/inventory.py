@@ -30,9 +30,8 @@ from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.layouts import place, read_source, root_of
 from pipeline.datasets.look import Known, Look, Passing, look
 from pipeline.datasets.source import SPLITS, Source
-from pipeline.datasets.summary import class_list, grouped
+from pipeline.datasets.summary import LINES, class_list, grouped
 
-LINES = 50  # of a message
 FILE = "inventory.npz"
 
 

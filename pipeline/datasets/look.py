@@ -73,18 +73,14 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
         try:
             size = size_of(photograph)
             if reason := too_narrow(size, max_side):
-                raise Unusable(f"is {by(size)}, {reason}, crop it")
+                raise Unusable(f"is {by(size)}, {reason}")
             found.sizes[picture.id], file = size, picture.mask
             if mask is not None:
                 values, problems = look_at_mask(picture, mask, size, classes)
                 source.problems += problems
                 found.values[picture.id], found.drawn[picture.id] = values, classes.ids(values)
-        except Unusable as error:
-            source.problems.append(f"{file}: {error}")
-        except MemoryError:
-            source.problems.append(f"{file}: too large for this machine's memory; make it smaller")
-        except Exception as error:  # decoders raise almost anything at damaged bytes
-            source.problems.append(f"{file}: cannot be decoded ({error}); replace it")
+        except Exception as error:
+            source.problems.append(f"{file}: {pictures.reason(error)}")
     source.pictures = [picture for picture in source.pictures if picture.id in found.digests]
     return found
 
@@ -160,9 +156,10 @@ def unreadable(error: OSError) -> str:
 
 
 def leaks(source: Source, found: Look) -> Iterator[str]:
-    """Photographs of the validation list that are, byte for byte, in the training list under another name."""
+    """Photographs of the validation list that are, byte for byte, in the training list under another name. Not those
+    that cannot be read."""
     files = {picture.id: picture.image for picture in source.pictures}
-    digests = {name: both[0] for name, both in found.digests.items()}
+    digests = {name: both[0] for name, both in found.digests.items() if name in found.sizes}
     train = {digests[name]: name for name in source.splits["train"] if name in digests}
     for name in source.splits["val"]:
         twin = train.get(digests[name]) if name in digests else None

@@ -8,11 +8,17 @@ can help.
 from __future__ import annotations
 
 import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+# What may be in a file, whatever its suffix. Pillow knows more, and hands some of it (PostScript) to other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+LOSSY = ("JPEG", "MPO", "WEBP")  # no masks: they blur class numbers
+warnings.filterwarnings("ignore", module="PIL")  # of EXIF, or a size, that it doubts: errors are what counts here
 
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
@@ -56,11 +62,24 @@ def look_at_photograph(file: Path | bytes) -> Size:
 def read_mask(file: Path | bytes) -> np.ndarray:
     """Mask values as they are in the file, uint8 or int32 [h,w]. Unusable where the file holds colours."""
     with _open(file) as image:
+        if image.format in LOSSY:
+            raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
         tiles = getattr(image, "tile", ())  # asked first: what is loaded has none
         scaled = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
+
+
+def reason(error: Exception) -> str:
+    """Why a file is not used, from what reading it raised, and what to do."""
+    if isinstance(error, Unusable):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory; make it smaller"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot be read ({error.strerror}); check its permissions"
+    return f"cannot be decoded ({error}); replace it"  # decoders raise almost anything at damaged bytes
 
 
 def by(size: tuple[int, ...]) -> str:
@@ -70,7 +89,7 @@ def by(size: tuple[int, ...]) -> str:
 
 def _open(file: Path | bytes) -> Image.Image:
     try:
-        return Image.open(BytesIO(file) if isinstance(file, bytes) else file)
+        return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except UnidentifiedImageError:
         raise Unusable(_no_picture(file if isinstance(file, bytes) else file.read_bytes())) from None
     except Image.DecompressionBombError as error:
@@ -99,5 +118,7 @@ def _refuse_deep(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """To be asked once the picture is loaded: a PNG may say it behind its pixels."""
-    return image.getexif().get(ORIENTATION, 1)
+    """1 to 8, 1 where the file says nothing that EXIF knows. To be asked once the picture is loaded: a PNG may say it
+    behind its pixels."""
+    said = image.getexif().get(ORIENTATION)
+    return said if said in UPRIGHT else 1

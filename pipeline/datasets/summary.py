@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WHOLE = 30  # classes that are listed one by one; of more, the rarest and the most frequent
 WIDE = 36  # letters of a name
+LINES = 50  # of a message
 ALONE = 3  # equal problems that are told one by one
 
 

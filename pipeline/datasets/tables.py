@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from pipeline.datasets.files import identity, some
+from pipeline.datasets.files import identity, is_pipe, some
 
 MARKS = (  # byte order marks; UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF8, "utf-8"),
@@ -29,6 +29,9 @@ TICKS = {"", "0", "1", "0.0", "1.0", "x", "y", "n", "yes", "no", "true", "false"
 def read_text(path: Path, problems: list[str]) -> str:
     """A text in UTF-8, or in what its byte order mark says (Excel and PowerShell write UTF-16), its characters composed
     (NFC). Of a text that is neither the rest is read as Western European, so that one cause stays one finding."""
+    if is_pipe(path):
+        problems.append(f"{path}: neither a file nor a folder, but a pipe or a device; put a text file there")
+        return ""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -56,7 +59,7 @@ def lines_of(path: Path, problems: list[str]) -> list[str]:
 
 def read_list(path: Path, problems: list[str]) -> list[str]:
     """One picture per line."""
-    if not path.is_file():
+    if not path.exists():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         problems.append(f"{path}: no such list; lists there: {others}")
         return []
@@ -129,13 +132,13 @@ def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dic
 
     known: names of classes, of which those with spaces are recognised among the tags (see `split_tags`).
     """
-    if not path.is_file():
+    if not path.exists():
         problems.append(f"{path}: no such file; write a header `image,tags` and a line `photo1,cat dog` per image")
         return {}
     unread = list[str]()
-    lines = lines_of(path, unread)
+    lines = read_text(path, unread).splitlines()  # with blanks at their ends: a tab may be all that stands for no tag
     problems += unread
-    header = HEADER.fullmatch(lines[0]) if lines else None
+    header = HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
         if lines or not unread:
             remedy = "write a line `photo1,cat dog` per image"
@@ -144,12 +147,18 @@ def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dic
     tags: dict[str, tuple[str, ...]] = {}
     phrases = frozenset(name for name in known if " " in name)
     for number, line in enumerate(lines[1:], 2):
+        if len(line) > csv.field_size_limit():
+            problems.append(
+                f"{path}: line {number}: {len(line)} characters, at most {csv.field_size_limit()} are read; "
+                "one image and its tags per line expected"
+            )
+            continue
         try:
             row = next(csv.reader([line], delimiter=header[1], skipinitialspace=True, strict=True), None)
         except csv.Error as error:
             problems.append(f'{path}: line {number}: {error}; close its quotes, `name,"tag tag"` expected')
             continue
-        if not row:
+        if not row or not line.strip():
             continue
         name = identity(row[0].strip())
         if name in tags:

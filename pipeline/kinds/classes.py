@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.core.store import Artifact
+from pipeline.core.store import Artifact, ArtifactError
 
 
 def names(artifact: Artifact) -> list[str]:
-    """By class id."""
-    return list(artifact.meta["classes"])
+    """By class id. Raises ArtifactError where they are no names."""
+    found = artifact.meta["classes"]
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ArtifactError(
+            f"{artifact.path}: its classes are no list of names; the artifact is damaged, make it again"
+        )
+    return list(found)
 
 
 def background(artifact: Artifact) -> int | None:

@@ -62,12 +62,14 @@ def reduced(full: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def too_narrow(full: tuple[int, int], max_side: int) -> str | None:
-    """Why no stage, or not saliency, could use a photograph of this size; None where all can."""
+    """Why no stage, or not saliency, could use a photograph of this size, and what to do; None where all can."""
     found = min(full) * min(1, max_side / max(full))
     if found < NARROWEST:
-        return f"{found:.0f} px narrow at data.max_side {max_side}; {NARROWEST} expected"
+        remedy = "crop it" if min(full) >= NARROWEST else "use a larger one, or leave it out"
+        return f"{found:.0f} px narrow at data.max_side {max_side}; {NARROWEST} expected, {remedy}"
     stored = reduced(full, max_side)
     left = min(reduced(stored, SALIENCY_SIDE))
     if left < SALIENCY_NARROWEST:
-        return f"{left} px narrow at the {SALIENCY_SIDE} px where saliency works; {SALIENCY_NARROWEST} expected"
+        narrow = f"{left} px narrow at the {SALIENCY_SIDE} px where saliency works"
+        return f"{narrow}; {SALIENCY_NARROWEST} expected, crop it"
     return None

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.core.store import Artifact, ArtifactError
+
+
+class Entry(NamedTuple):
+    """An array of the index. offset: of its first number in the flat array of its dtype."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 def pack(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -32,19 +41,32 @@ def pack(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[d
 def unpack(artifact: Artifact) -> dict[str, np.ndarray]:
     """The named arrays that `pack` stored, each a copy of its own.
 
-    Raises ArtifactError when the artifact holds no index, or less than its index says.
+    Raises ArtifactError when the artifact holds no index, one that is none, or less than its index says.
     """
     if "index" not in artifact.meta:
-        raise ArtifactError(f"{artifact.path}: this {artifact.kind} holds no network: its manifest has no index")
-    flat = {kind: artifact.read(kind) for kind in sorted({item["dtype"] for item in artifact.meta["index"]})}
+        raise ArtifactError(
+            f"{artifact.path}: this {artifact.kind} holds no network: its manifest has no index; make it again"
+        )
+    try:
+        said = artifact.meta["index"]
+        index = [Entry(item["name"], item["dtype"], tuple(item["shape"]), item["offset"]) for item in said]
+        sound = all(isinstance(n, int) and n >= 0 for entry in index for n in (*entry.shape, entry.offset))
+        flat = {kind: artifact.read(kind) for kind in sorted({str(entry.dtype) for entry in index})}
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise ArtifactError(
+            f"{artifact.path}: its index is no list of names, dtypes, shapes and offsets; "
+            "the artifact is damaged, delete it and make it again"
+        )
     state = {}
-    for item in artifact.meta["index"]:
-        size = math.prod(item["shape"])
-        values = flat[item["dtype"]][item["offset"] : item["offset"] + size]
+    for item in index:
+        size = math.prod(item.shape)
+        values = flat[item.dtype][item.offset : item.offset + size]
         if len(values) != size:
             raise ArtifactError(
-                f"{artifact.path}: {item['name']} has {len(values)} numbers in the store, {size} in the index; "
+                f"{artifact.path}: {item.name} has {len(values)} numbers in the store, {size} in the index; "
                 "the artifact is damaged, delete it and make it again"
             )
-        state[item["name"]] = values.reshape(item["shape"]).copy()
+        state[item.name] = values.reshape(item.shape).copy()
     return state

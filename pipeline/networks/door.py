@@ -165,7 +165,8 @@ def open_network(
     """A `model` artifact, ready to use. scales, flip: what its probabilities are averaged over. steps: of a network
     that descends, instead of its own number.
 
-    Raises ArtifactError when it is no model, one of a method that has no door, or does not descend but is to.
+    Raises ArtifactError when it is no model, one of a method that has no door, one whose manifest describes no network,
+    or does not descend but is to.
     """
     if artifact.kind != "model":
         raise ArtifactError(f"{artifact.path}: this is {artifact.kind}, a model is expected")
@@ -175,7 +176,16 @@ def open_network(
             f"{artifact.path}: made by method '{method}'; models of {', '.join(DOORS)} can be opened. "
             "Was it made by a later version?"
         )
-    network = DOORS[method](artifact, device, precision, scales, flip)
+    try:
+        network = DOORS[method](artifact, device, precision, scales, flip)
+    except (ArtifactError, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        about = {key: artifact.meta.get(key) for key in ("backbone", "head", "width", "stride")}
+        raise ArtifactError(
+            f"{artifact.path}: no network can be built from what its manifest says, {about} "
+            f"({type(error).__name__}: {error}); is it damaged, or made by a later version?"
+        ) from error
     if steps is None:
         return network
     if not isinstance(network, Descending):

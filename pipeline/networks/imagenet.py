@@ -5,6 +5,8 @@ Files are matched by name, so a file in another order loads right, and one of an
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,9 +83,20 @@ def renamed(state: Mapping[str, Tensor], net: Backbone, where: str) -> dict[str,
             raise ValueError(
                 f"{where}: {theirs} has shape {list(given[theirs].shape)}; {net.name} expects {list(own[name].shape)}"
             )
+        elif not theirs.endswith(COUNTER) and (kind := unfit(given[theirs])):
+            raise ValueError(f"{where}: {theirs} is {kind}; finite real numbers in a plain tensor are expected")
         else:
             own[name] = given[theirs]
     return own
+
+
+def unfit(value: Tensor) -> str:
+    """What makes a tensor no weights, '' where nothing does."""
+    if value.is_meta:
+        return "without its numbers (on torch's device `meta`)"
+    if value.layout is not torch.strided or not value.is_floating_point():
+        return f"of {value.dtype}, {value.layout}".replace("torch.", "")
+    return "" if bool(value.isfinite().all()) else "partly infinite or not a number (nan)"
 
 
 def _some(names: list[str]) -> str:
@@ -112,11 +125,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path}: no such weights file (`file:` of the imagenet step)")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own text advises to run what the file brings
+        raise ValueError(
+            f"{path}: not a file of tensors written by torch.save; what else it may hold could run code and is not "
+            "opened. Fetch it again, or save `model.state_dict()` alone"
+        ) from None
     except Exception as error:  # what torch.load raises depends on where the file stops making sense
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a file of tensors written by torch.save ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{path}: not a file of tensors written by torch.save ({reason}); fetch it again, or save "
+            "`model.state_dict()` alone"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path}: a state dict (name → tensor) is expected; save `model.state_dict()` alone")
     return state
 

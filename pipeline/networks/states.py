@@ -32,7 +32,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], artifact: Artifact) -> 
     except RuntimeError as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise ArtifactError(
-            f"{artifact.path}: its weights do not fit the network its manifest names: {reason}"
+            f"{artifact.path}: its weights do not fit the network its manifest names: {reason}; "
+            "it is damaged, delete it with its store and make it again"
         ) from None
 
 

@@ -14,7 +14,7 @@ from snakemake.common.configfile import load_configfile
 sys.path.insert(0, str(workflow.basedir))
 
 from pipeline.core import cards, cluster, digest, progress, recipe as recipes, resources as costs
-from pipeline.core.config import ConfigError
+from pipeline.core.config import ConfigError, refuse_repeated
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
 from pipeline.datasets.fingerprint import scanned_once
@@ -34,6 +34,8 @@ def refuse(message):
 def config_files():
     """Name → content of those that `config` was merged from: config.yaml, then --configfile's."""
     *given, own = (min(str(file), os.path.relpath(file), key=len) for file in workflow.configfiles)
+    for file in (own, *given):
+        refuse_repeated(Path(file))
     return {file: load_configfile(file) for file in [own, *(file for file in given if file != own)]}
 
 

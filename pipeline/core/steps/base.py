@@ -46,7 +46,7 @@ DENSE_CRF = 1.6  # seconds of one core per megapixel
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Step(Settings):
