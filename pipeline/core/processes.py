@@ -129,3 +129,9 @@ def in_batches(
         while given in done:
             yield done.pop(given)
             given += 1
+
+
+def run_code_of(folder: str | os.PathLike[str]) -> None:
+    """Commands that this process begins run the `pipeline` that lies there, whatever is installed or called from."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(folder), before]))

@@ -13,7 +13,7 @@ from snakemake.common.configfile import load_configfile
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.core import cards, cluster, digest, progress, recipe as recipes, resources as costs
+from pipeline.core import cards, cluster, digest, processes, progress, recipe as recipes, resources as costs
 from pipeline.core.config import ConfigError, refuse_repeated
 from pipeline.core.config import parse as parse_config
 from pipeline.core.steps import METHODS
@@ -21,8 +21,7 @@ from pipeline.datasets.fingerprint import scanned_once
 from pipeline.datasets.layouts import absent
 from pipeline.report import ending
 
-# Commands run the code of this checkout, from whatever folder Snakemake was called.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(workflow.basedir), os.environ.get("PYTHONPATH")]))
+processes.run_code_of(workflow.basedir)
 
 
 def refuse(message):
