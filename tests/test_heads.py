@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline import contrast, segment
 from pipeline.core import recipe, store
 from pipeline.core.config import parse
+from pipeline.core.job import InputError
 from pipeline.core.steps.models import Segment
 from pipeline.core.steps.weights import Contrast
 from pipeline.networks.backbones import BACKBONES, backbone
@@ -196,3 +197,11 @@ def test_the_recipe_of_the_page_runs_on_voc() -> None:
     assert (bank.per_image, bank.sides, bank.size, tuned.pool, tuned.stride) == (9, (64, 256), 128, 4, 32)
     assert (net.head, net.width, net.crop, net.weight_decay) == ("hypercolumn", 1024, 512, 5e-4)
     assert [share * 42 for share in net.milestones] == pytest.approx([24, 36, 40], abs=0.01)
+
+
+def test_a_crop_alone_that_is_too_small_for_batch_norm_is_named() -> None:
+    model = Segmenter(backbone("resnet18", 16), "hypercolumn", 2, 8, 16).train()
+    with pytest.raises(InputError, match=r"hypercolumn: one crop alone, whose last map is 2 x 2.*batch to at least 2"):
+        model(torch.rand(1, 3, 32, 32))
+    assert model(torch.rand(2, 3, 32, 32)).isfinite().all() and model(torch.rand(1, 3, 48, 48)).isfinite().all()
+    assert model.eval()(torch.rand(1, 3, 32, 32)).isfinite().all()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.core.job import InputError
 from pipeline.kernels.dilated import DilatedConv2d
 from pipeline.networks.padding import offset
 from pipeline.networks.trunk import Backbone
@@ -97,6 +98,7 @@ class Hypercolumn(nn.Module):
     The hidden layer over a concatenation is a sum of one over each part, and a 1x1 layer may come before a bilinear
     enlargement as well as after it: so every map goes through its part of the layer where it is small, and all pixels
     are learnt from for less than the columns of a few hundred would take.
+    Raises InputError in training on one crop alone whose map is too small for BatchNorm.
     Ours: the ends of the five stages instead of the image and every layer; channels are brought to one scale first, as
     for the colours of `proxy`; each map's part is initialised by its own width, so that none begins louder.
     """
@@ -113,6 +115,12 @@ class Hypercolumn(nn.Module):
         self.score = nn.Conv2d(width, classes, 1)
 
     def decode(self, features: list[Tensor]) -> Tensor:
+        deep = features[-1]
+        if self.training and len(deep) == 1 and max(deep.shape[2:]) <= 2:
+            raise InputError(
+                f"head hypercolumn: one crop alone, whose last map is {deep.shape[2]} x {deep.shape[3]}, leaves "
+                "BatchNorm a single value; set batch to at least 2, or crop to more than twice the stride"
+            )
         maps = [level(feature) for level, feature in zip(self.levels, features, strict=True)]
         grid = maps[1].shape[2:]
         maps[0] = F.avg_pool2d(maps[0], 2)
