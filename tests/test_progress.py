@@ -16,8 +16,10 @@ import pytest
 from conftest import ENVIRONMENT, command, demo_settings, prepare, words
 
 from pipeline.core import progress, store
+from pipeline.core.cli import guarded
 from pipeline.core.integrity import is_scratch
 from pipeline.core.lock import alone
+from pipeline.core.loop import Interrupted
 from pipeline.core.progress import Progress
 
 
@@ -160,6 +162,22 @@ def test_a_stage_that_fails_says_so_on_the_terminal_and_in_its_log(tmp_path: Pat
         assert done.returncode == 2
         assert "none.json: " in log.read_text()
         assert ("none.json: " in done.stderr) == (how != "env"), "where nobody named a terminal, the log alone"
+
+
+def test_a_training_that_saved_and_stopped_says_so_on_the_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise Interrupted("a.json: stopped by SIGTERM after iteration 6 of 12; run again to go on")
+
+    reading, writing = os.pipe()
+    monkeypatch.setenv("TAGMASK_TERMINAL", str(writing))
+    with pytest.raises(SystemExit) as end:
+        guarded(work)
+    os.close(writing)
+    with os.fdopen(reading) as terminal:
+        assert "a.json: stopped by SIGTERM after iteration 6 of 12" in terminal.read()
+    assert end.value.code == 1 and "run again to go on" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_a_stage_over_photographs_at_once_and_without_a_traceback(tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def guarded(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _complain("error: stopped by Ctrl-C; what is finished is kept, run again to go on")
         raise SystemExit(1) from None
+    except SystemExit as end:
+        if isinstance(end.code, str):  # a training that saved and stopped (core/loop.py)
+            _complain(end.code)
+            raise SystemExit(1) from None
+        raise
     except Exception as error:
         if found := _no_room(error):
             _complain(f"error: {found}")
