@@ -198,13 +198,13 @@ def read_only(this: Try) -> None:
         while not done and not run.ended():
             time.sleep(0.001)
             if time.monotonic() >= end:
-                with suppress(BlockingIOError):  # a file is being written
-                    mount(this.out, "", REMOUNT | READ_ONLY)
-                    done = True
+                read_only_over(this.out)
+                done = True
         this.about["ended"] = run.status if run.status is not None else run.wait()
         this.about["plain"] = run.status == 0 or plain(run.said())
         this.look()
-        mount(this.out, "", REMOUNT)
+        if done:
+            LIBC.umount2(os.fsencode(this.out), DETACH)
         this.again()
 
 
@@ -414,7 +414,7 @@ def follow(said: str) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-REMOUNT, READ_ONLY, PRIVATE, DETACH = 32, 1, 0x4000 | 0x40000, 2
+BIND, REMOUNT, READ_ONLY, PRIVATE, DETACH = 4096, 32, 1, 0x4000 | 0x40000, 2
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -422,6 +422,16 @@ def mount(folder: Path, options: str, flags: int = 0) -> None:
     if LIBC.mount(b"none", os.fsencode(folder), b"tmpfs", flags, options.encode()):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(folder))
+
+
+def read_only_over(folder: Path) -> None:
+    """The same folder laid over itself, read-only: what is opened from now on cannot be written. (A file system that
+    has a file open for writing, the lock of a stage at work, cannot be made read-only as a whole.)"""
+    here = os.fsencode(folder)
+    for flags in (BIND, BIND | REMOUNT | READ_ONLY):
+        if LIBC.mount(here, here, None, flags, None):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
 
 
 @contextmanager

@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.guarded(lambda: failed.update(run(args)))
     if failed:
         print(f"\n{len(failed)} file(s) could not be done:")
-        root = args.photos[0] if len(args.photos) == 1 else None
+        root = args.photos[0].parent if len(args.photos) == 1 else None
         for line in grouped([printable(f"{path}: {reason}") for path, reason in failed.items()], LINES, root):
             print(f"  {line}")
         raise SystemExit(1)

@@ -40,7 +40,6 @@ from snakemake.utils import update_config
 from pipeline.core import cli, progress, recipe
 from pipeline.core.config import Config, ConfigError, parse
 from pipeline.datasets.fingerprint import fingerprints
-from pipeline.report.listing import few
 
 LOCKS = Path(".snakemake/locks")
 FAILED = re.compile(r"(error|[\w.]*(Error|Exception)):")  # how a stage's last line begins
@@ -173,7 +172,7 @@ def _finished(task: Task) -> State:
     else:
         changed = [name for name, file in task.inputs.items() if file.exists() and file.stat().st_mtime > stamp]
     if changed:
-        return State("outdated", f"made {made}; changed since: {few(changed)}")
+        return State("outdated", f"made {made}; changed since: {', '.join(changed[:6])}")
     return State("done", made)
 
 

@@ -10,6 +10,7 @@ are photographs. `header`, for all of them: what made it, for tests that look at
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ def header(settings: Step, inputs: dict[str, store.Artifact] | None = None, seed
         precision="f32" if settings.gpu else None,
         parents={role: artifact.digest for role, artifact in (inputs or {}).items()},
     )
+
+
+def forge(manifest: Path, content: dict[str, Any]) -> None:
+    """Write a manifest, and the copy of it in its store, as one would who wants to be believed."""
+    manifest.write_text(json.dumps(content))
+    inside = store.store_of(manifest) / "zarr.json"
+    about = json.loads(inside.read_text())
+    about["attributes"]["manifest"] = manifest.read_text()
+    inside.write_text(json.dumps(about))
 
 
 def job(settings: Step, out: Path, inputs: dict[str, store.Artifact] | None = None, **options: object) -> Job:

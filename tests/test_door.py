@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ def test_an_index_that_lies(network: Segmenter, tmp_path: Path, lie: dict) -> No
     path = artifact(network, tmp_path / "m.json").path
     content = json.loads(path.read_text())
     content["meta"]["index"][0].update(lie)
-    path.write_text(json.dumps(content))
+    planted.forge(path, content)
     with pytest.raises(
         store.ArtifactError, match=r"m\.json: (its index is no list|.* numbers in the store|model without)"
     ):

@@ -60,7 +60,7 @@ def photos(tmp_path: Path) -> Path:
 
 def call(*arguments: object) -> int:
     try:
-        predict.main([str(item) for item in (*arguments, "--device", "cpu", "--precision", "f32", "--threads", 1)])
+        predict.main([str(item) for item in ("--device", "cpu", "--precision", "f32", "--threads", 1, *arguments)])
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

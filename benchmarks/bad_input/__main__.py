@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.bad_input import (
@@ -93,7 +94,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         for one in (one for one in rows if one["group"] == group):
             outcome = f"**failed**: {'; '.join(one['faults'])}" if one["faults"] else one["outcome"]
             told = [line.strip() for line in one["message"] if ": " in line] or [""]
-            said = f"`{told[min(1, len(told) - 1)][:160]}`".replace("|", "¦") if one["outcome"] == "refused" else ""
+            short = shorten(told[min(1, len(told) - 1)], 160, placeholder=" …")
+            said = f"`{short}`".replace("|", "¦") if one["outcome"] == "refused" else ""
             cells = cell(one["case"]), one["expected"].split(" /")[0], cell(outcome), said, f"{one['cpu_seconds']:.1f}"
             lines.append("| " + " | ".join(cells) + " |")
     about = dict.fromkeys(f"{one['machine']}, commit {one['commit']}" for one in rows)

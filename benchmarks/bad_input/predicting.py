@@ -80,11 +80,13 @@ def turned_in_all_ways(at: Path) -> Command:
 
 
 def changed(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], Command]:
-    """A model whose manifest says something else."""
+    """A model whose manifest, and the copy of it in its store, say something else."""
 
     def build(at: Path) -> Command:
         photos(at)
         rewritten(at / "model.json", change)
+        text = (at / "model.json").read_text()
+        rewritten(at / "model.zarr/zarr.json", lambda about: about["attributes"].update(manifest=text))
         return predict(at)
 
     return build

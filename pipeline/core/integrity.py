@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core import rows, store
+from pipeline.core import rows, store, trust
 
 SCRATCH = {
     *("checkpoint.pt", "checkpoint.new", "shards.jsonl", "previous.zarr", ".previous.zarr.discarded"),
@@ -71,12 +70,7 @@ def blaming(inputs: Sequence[Path]) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, store.ArtifactError):
-        raise
-    except Exception as error:
-        # In a process of a pool, too, whose traceback comes as text. What else fails is not worth reading it all.
-        if "/zarr/" not in "".join(traceback.format_exception(error)):
-            raise
+    except trust.Unreadable as error:  # what else fails is not worth reading it all
         found = {path: problems for path in inputs if (problems := verify(path))}
         if not found:
             raise

@@ -21,6 +21,10 @@ class ArtifactError(RuntimeError):
     """An artifact that is missing, damaged, or not what was asked for. The message names the file and the remedy."""
 
 
+class Unreadable(ArtifactError):
+    """Of bytes that zarr or its codecs cannot make sense of."""
+
+
 class Meta(dict[str, Any]):
     """What a manifest says beside its arrays. Raises ArtifactError where it says nothing of what is asked."""
 
@@ -40,7 +44,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except (ArtifactError, KeyError, IndexError):
         raise
     except Exception as error:
-        raise ArtifactError(
+        raise Unreadable(
             f"{path}: {what} cannot be read ({type(error).__name__}: {error}); if it is damaged "
             f"(`python -m pipeline.artifacts verify {path.parent}`), {ANEW}"
         ) from error
