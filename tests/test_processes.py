@@ -81,8 +81,10 @@ import os, time
 from pathlib import Path
 from pipeline.core.processes import over_processes
 def work(i):
-    Path({str(tmp_path)!r}, str(os.getpid())).touch()
-    time.sleep(600 * bool(i))
+    here = Path({str(tmp_path)!r})
+    (here / str(os.getpid())).touch()
+    while i or len(list(here.iterdir())) < 2:  # the first waits for the second, then for work
+        time.sleep(0.05)
 list(over_processes(work, range(2), 2))
 """
     parent = subprocess.Popen([sys.executable, "-c", program])
