@@ -14,7 +14,7 @@ MEANING = {
     "disk is laid as it may be then: what was not synced is there, not there, there in part, or zeros "
     "(`faults_disk.py`)",
     "disk-full": "the artifact's folder is a tmpfs with room for a part of what the stage writes; then it has room",
-    "read-only": "the artifact's folder is remounted read-only while the stage works; then writable again",
+    "read-only": "the artifact's folder is laid over itself, read-only, while the stage works; then writable again",
     "out-of-memory": "half: no address space beyond a random size (RLIMIT_AS, not a cgroup); half: one of the stage's "
     "processes gets SIGKILL, as from the kernel's killer",
     "damaged-input": "a bit flipped in a file of an input's store, or its end cut off: the stage refuses, or has not "
