@@ -122,17 +122,17 @@ class Workflow:
 
     def again(self, where: Path, about: dict[str, Any]) -> None:
         """The same command; what it says is to be done is done, as often as it says so."""
+        command: tuple[str, ...] = ()
         for _ in range(4):
-            status, said = finish(self.start(where))
+            status, said = finish(self.start(where, *command))
             if not status:
                 break
             if "--unlock" in said:
                 about["remedy"] = "--unlock"
                 finish(self.start(where, "--unlock", "--configfile", "own.yaml"))
-            elif "--rerun-incomplete" in said:
+            elif "--rerun-incomplete" in said:  # which may find the lock
                 about["remedy"] = "--rerun-incomplete"
-                words = ("--rerun-incomplete", "--cores", "1", "--configfile", "own.yaml", "--", self.target)
-                finish(self.start(where, *words))
+                command = ("--rerun-incomplete", "--cores", "1", "--configfile", "own.yaml", "--", self.target)
         else:
             about["lost"] = said[-300:]
             return
