@@ -125,6 +125,16 @@ def differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
 # -------------------------------------------------------------------------------------------------------- faults
 
 
+def begun(this: Try) -> Run:
+    """The stage, a random time after its start, or ended before."""
+    after = this.moment()
+    run = this.start()
+    end = time.monotonic() + after
+    while time.monotonic() < end and not run.ended():
+        time.sleep(0.001)
+    return run
+
+
 def signalled(number: signal.Signals) -> Callable[[Try], None]:
     """At a random operation on files, or after a random time."""
 
@@ -133,11 +143,7 @@ def signalled(number: signal.Signals) -> Callable[[Try], None]:
         if this.random.random() < 0.6:
             run = this.start(Arm(this.out, at=this.operation(), signal=number))
         else:
-            after = this.moment()
-            run = this.start()
-            end = time.monotonic() + after
-            while time.monotonic() < end and not run.ended():
-                time.sleep(0.001)
+            run = begun(this)
             if run.status is None:
                 with suppress(ProcessLookupError):
                     os.kill(run.pid, number) if number == signal.SIGTERM else os.killpg(run.pid, number)
@@ -216,11 +222,7 @@ def out_of_memory(this: Try) -> None:
         this.about["share"] = round(this.random.uniform(0.02, 1), 3)
         run = this.start(address_space=max(1, int(this.about["share"] * this.made.memory)))
     else:
-        after = this.moment()
-        run = this.start()
-        end = time.monotonic() + after
-        while time.monotonic() < end and not run.ended():
-            time.sleep(0.001)
+        run = begun(this)
         if run.status is None and (found := group(run.pid)):
             with suppress(ProcessLookupError):
                 os.kill(this.random.choice(found), signal.SIGKILL)
