@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import nn
 
+from benchmarks import onnx as benchmark
 from pipeline import export, predict
 from pipeline.core import store
 from pipeline.core.steps.models import Dis, Psl
@@ -262,6 +263,11 @@ class Missing:
 
 
 # ------------------------------------------------------------------------------------------- as the page says
+
+
+def test_the_table_is_the_benchmarks() -> None:
+    rows = json.loads(benchmark.JSON.read_text())
+    assert benchmark.table(rows) in DOCS and min(row["worst"] for row in rows) >= export.LEAST
 
 
 def examples() -> list[str]:

@@ -18,9 +18,10 @@ Legend: B photographs of one size, C classes, F of them foreground, h x w a phot
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +92,10 @@ def settle(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, SameConv2d):
             pads = padding(like, layer.kernel_size, layer.stride, layer.dilation, layer.start)
-            layer.forward = _padded(_convolution(layer), pads)  # type: ignore[method-assign]
+            layer.forward = _padded(_convolution(layer), pads)  # type: ignore[assignment,method-assign]
         elif isinstance(layer, PlacedMaxPool2d):
             pads = padding(like, (3, 3), (2, 2), (1, 1), 0)
-            layer.forward = _padded(lambda x: F.max_pool2d(x, 3, 2), pads)  # type: ignore[method-assign]
+            layer.forward = _padded(lambda x: F.max_pool2d(x, 3, 2), pads)  # type: ignore[assignment,method-assign]
 
 
 def _convolution(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
@@ -107,18 +108,18 @@ def _padded(layer: Callable[[Tensor], Tensor], pads: list[int]) -> Callable[[Ten
 
 def onnx_bytes(network: Network) -> bytes:
     """The graph of an opened network as an ONNX model. Input `rgb`, output `probabilities`, as `Graph` has them."""
-    graph, file = graph_of(network), io.BytesIO()
+    graph = graph_of(network)
     axes = {INPUT: {0: "photographs", 1: "height", 2: "width"}, OUTPUT: {0: "photographs", 2: "height", 3: "width"}}
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of constants: see above
-        shown = torch.zeros(TRACED, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        file = Path(folder, "graph.onnx")
         torch.onnx.export(
             graph,
-            (shown,),
+            (torch.zeros(TRACED, dtype=torch.uint8),),
             file,
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes=axes,
-        )
-    return file.getvalue()
+        )  # it warns of the constants that are meant
+        return file.read_bytes()
