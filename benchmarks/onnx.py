@@ -35,10 +35,10 @@ JSON = Path(__file__).resolve().parents[1] / "docs" / "results" / "onnx.json"
 NAMES = ["background", "cat", "owl", "fish", "beetle"]
 
 
-def random_model(path: Path, name: str, head: str) -> Path:
+def random_model(path: Path, name: str, head: str, stride: int = 16, width: int = 256) -> Path:
     """A `model` artifact of random weights whose scores are of mean 0 and deviation 1 on one picture."""
     torch.manual_seed(0)
-    net = Segmenter(backbone(name, 16), head, len(NAMES), 256, 16).eval()
+    net = Segmenter(backbone(name, stride), head, len(NAMES), width, stride).eval()
     score: Any = net.head.score
     x = torch.from_numpy(compose(0, 1)[0]).permute(2, 0, 1)[None]
     with torch.no_grad():

@@ -1,10 +1,10 @@
 """Rasters with a place on Earth: GeoTIFFs are read in windows, their label maps written row by row, and vectorised.
 
-`scene.tif` → `scene.tif` in the folder of results: uint8, class ids with VOC's colours, 255 where the raster has no data;
-tiled, compressed, with the raster's coordinate system and transform, and how it was made (tag TAGMASK, JSON). From it,
-where asked for, `scene.geojson`: a polygon for each connected region of a class but the background, in WGS84 longitude
-and latitude as RFC 7946 wants it. A TIFF without georeference works, too; its polygons are in pixels, x to the right and
-y down from the upper left corner, which is said.
+`scene.tif` → `scene.tif` in the folder of results: uint8, class ids with VOC's colours, 255 where the raster has no
+data; tiled, compressed, with the raster's coordinate system and transform, and how it was made (tag TAGMASK, JSON).
+From it, where asked for, `scene.geojson`: a polygon for each connected region of a class but the background, in WGS84
+longitude and latitude as RFC 7946 wants it. A TIFF without georeference works, too; its polygons are in pixels, x to
+the right and y down from the upper left corner, which is said.
 
 Memory holds some rows; of the polygons all, which is as much as their outlines are long. Needs the extra `geo`.
 Legend: H x W the raster in pixels, C classes.
@@ -28,7 +28,6 @@ from pipeline.core.metrics import VOID
 from pipeline.core.show import palette
 
 FORMATS = ("geotiff", "geojson")
-SUFFIXES = (".tif", ".tiff")
 BLOCK = 512  # pixels of a side of a tile of the file; rows are written in multiples of it
 CACHE = 128  # MB that GDAL may keep of what it has read
 TAG = "TAGMASK"
@@ -61,32 +60,6 @@ def rasterio() -> Any:
     return rasterio
 
 
-def find(sources: Sequence[Path], out: Path) -> list[Raster]:
-    """The TIFFs among these files and in these folders, without what lies in `out`.
-
-    Raises InputError when there are none, when two would share a result, or a result would replace one of them.
-    """
-    found: dict[str, Raster] = {}
-    for source in sources:
-        if not source.exists():
-            raise InputError(f"{source}: no such file or folder")
-        inside = sorted(source.rglob("*")) if source.is_dir() else [source]
-        for path in inside:
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or out.resolve() in path.resolve().parents:
-                continue
-            name = path.relative_to(source).with_suffix("").as_posix() if source.is_dir() else path.stem
-            if name in found:
-                raise InputError(f"{path} and {found[name].path} would share the result {name}.tif; rename one")
-            found[name] = Raster(path, out / f"{name}.tif", out / f"{name}.geojson")
-    if not found:
-        raise InputError(f"{', '.join(map(str, sources))}: no rasters found ({', '.join(SUFFIXES)} expected)")
-    originals = {raster.path.resolve() for raster in found.values()}
-    for raster in found.values():
-        if raster.labels.resolve() in originals:
-            raise InputError(f"--out {out}: {raster.labels} is one of the rasters; choose another folder")
-    return list(found.values())
-
-
 def write_all(
     rasters: Sequence[Raster],
     to: Sequence[str],
@@ -95,8 +68,9 @@ def write_all(
     names: Sequence[str],
     background: int | None,
     overwrite: bool,
+    say: Callable[[str], None],
 ) -> dict[Path, str]:
-    """Predict rasters and write what is asked for. Returns those that failed, with the reason.
+    """Predict rasters and write what is asked for. Returns those that failed, with the reason. say: for progress.
 
     rows: size (H, W) and a function that reads a part → the label map in bands of rows. record: how, into the file; a
     file that is there and says the same is taken as it is. Raises InputError when one says something else, or nothing.
@@ -116,9 +90,11 @@ def write_all(
                 if overwrite or raster.labels not in known:
                     raster.polygons.unlink(missing_ok=True)
                     write_labels(package, source, raster.labels, rows, record)
-                    print(f"{where}  {raster.labels}", flush=True)
+                    say(f"{where}  {raster.labels}")
+                elif "geojson" not in to or raster.polygons.exists():
+                    say(f"{where}  is done already; --overwrite makes it anew")
             if "geojson" in to and not raster.polygons.exists():
-                print(f"{where}  {raster.polygons}: {write_polygons(package, raster, names, background)}", flush=True)
+                say(f"{where}  {raster.polygons}: {write_polygons(package, raster, names, background)}")
         except (package.errors.RasterioError, ValueError) as error:
             failed[raster.path] = " ".join(str(error).split())
     return failed
@@ -159,7 +135,7 @@ def write_labels(package: Any, source: Any, out: Path, rows: Rows, record: dict[
 
 
 def blocks(bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Bands of rows, cut anew: each of BLOCK rows, the last of what is left. So no tile of the file is written twice."""
+    """Bands of rows, cut anew: of BLOCK rows, the last of what is left. So no tile of the file is written twice."""
     held = next(bands)
     for band in bands:
         held = np.concatenate([held, band])
@@ -181,7 +157,9 @@ def colours(source: Any) -> list[int]:
             "gdal_translate -ot Byte -scale LOW HIGH 0 255 IN OUT"
         )
     if "palette" in said:
-        raise ValueError("has pixels that are numbers of colours; make colours of them: gdal_translate -expand rgb IN OUT")
+        raise ValueError(
+            "has pixels that are numbers of colours; make colours of them: gdal_translate -expand rgb IN OUT"
+        )
     if {"red", "green", "blue"} <= set(said):
         return [said.index(colour) + 1 for colour in ("red", "green", "blue")]
     shown = [number for number, colour in enumerate(said, 1) if colour != "alpha"]
@@ -244,7 +222,10 @@ def polygons(package: Any, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
 def on_earth(package: Any, shape: dict[str, Any], crs: Any, step: float) -> dict[str, Any]:
     """A polygon in longitude and latitude, its outer ring counterclockwise and holes clockwise. step: the longest edge
     that stays without points between, in units of its coordinates."""
-    dense = {"type": "Polygon", "coordinates": [divided(np.asarray(ring), step).tolist() for ring in shape["coordinates"]]}
+    dense = {
+        "type": "Polygon",
+        "coordinates": [divided(np.asarray(ring), step).tolist() for ring in shape["coordinates"]],
+    }
     found: dict[str, Any] = package.warp.transform_geom(crs, "EPSG:4326", dense, precision=DIGITS)
     several = found["coordinates"] if found["type"] == "MultiPolygon" else [found["coordinates"]]
     wound = [[turned(ring, hole=number > 0) for number, ring in enumerate(rings)] for rings in several]

@@ -12,16 +12,17 @@ Legend: C classes, h x w a tile, H x W a picture in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.core.job import InputError
-from pipeline.networks.door import Network, SegmenterNetwork, labels_of
-from pipeline.networks.segmenter import Segmenter
+from pipeline.kinds.pixels import resize_nearest
+from pipeline.networks.door import Network, SegmenterNetwork, labels_of, predict_batch
 from pipeline.networks.trunk import STRIDE
 
 LIMIT = 2**22  # pixels that go through a network at once: of VGG16 some 4 GB (PIXEL_BYTES in networks/pictures.py)
@@ -52,16 +53,16 @@ class Tiling:
 
 
 def tiling(network: Network, tile: int | None = None, overlap: int | None = None) -> Tiling:
-    """The tiles to use with a network, in multiples of 128. None: tiles of 1536 pixels; an overlap as far as the network
-    looks, but at most a quarter of the tile.
+    """The tiles to use with a network, in multiples of 128, three at least. None: tiles of 1536 pixels; an overlap as
+    far as the network looks, but at most a quarter of the tile.
 
     Raises InputError when nothing of a tile would be kept.
     """
     seen = reach(network)
-    tile = TILE if tile is None else max(2, round(tile / UNIT)) * UNIT
+    tile = TILE if tile is None else max(3, round(tile / UNIT)) * UNIT
     if overlap is None:
         overlap = OVERLAP if seen is None else seen
-        overlap = min(overlap, tile // 4 // UNIT * UNIT)
+        overlap = min(overlap, max(OVERLAP, tile // 4 // UNIT * UNIT))
     overlap = -(-overlap // UNIT) * UNIT
     if tile <= 2 * overlap:
         raise InputError(
@@ -120,8 +121,47 @@ def _parts(length: int, how: Tiling) -> Iterator[tuple[int, int, int, int]]:
         first = last
 
 
-def labels(network: Network, how: Tiling, rgb: np.ndarray, possible: np.ndarray | None = None) -> np.ndarray:
-    """The label map, uint8 [H,W], of a picture that is at hand, uint8 [H,W,3]."""
-    size = rgb.shape[0], rgb.shape[1]
-    bands = label_rows(network, how, size, lambda top, bottom, left, right: rgb[top:bottom, left:right], possible)
-    return np.concatenate(list(bands))
+def large(size: tuple[int, ...], tile: int | None, crf: bool = False) -> bool:
+    """Whether a picture (h, w) is predicted in tiles. tile: 0: never; None: above LIMIT, if no CRF wants it whole."""
+    if tile is None:
+        return size[0] * size[1] > LIMIT and not crf
+    return 0 < tile < max(size)
+
+
+def label_maps(
+    network: Network, tile: int | None, overlap: int | None, crf: bool
+) -> Callable[[np.ndarray, Sequence[tuple[int, int]], np.ndarray | None], list[np.ndarray]]:
+    """`door.predict_batch` for pictures of any size: large ones in tiles. Their labels, not their scores, are brought
+    to the size that is wanted, where it is another."""
+    how = cache(lambda: told(tiling(network, tile, overlap)))
+
+    def label(
+        rgb: np.ndarray, sizes: Sequence[tuple[int, int]], possible: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        if not large(rgb.shape[1:3], tile, crf):
+            return predict_batch(network, rgb, sizes, possible, crf)
+        masks = [None] * len(rgb) if possible is None else list(possible)
+        found = []
+        for one, size, mask in zip(rgb, sizes, masks, strict=True):
+            bands = label_rows(network, how(), (one.shape[0], one.shape[1]), part_of(one), mask)
+            found.append(resize_nearest(np.concatenate(list(bands)), *size))
+        return found
+
+    return label
+
+
+def part_of(rgb: np.ndarray) -> Read:
+    return lambda top, bottom, left, right: rgb[top:bottom, left:right]
+
+
+def rows(
+    network: Network, tile: int | None, overlap: int | None
+) -> Callable[[tuple[int, int], Read], Iterator[np.ndarray]]:
+    """`label_rows` of pictures that are read in parts, always in tiles."""
+    how = told(tiling(network, tile or None, overlap))
+    return lambda size, read: label_rows(network, how, size, read)
+
+
+def told(how: Tiling) -> Tiling:
+    print(f"large pictures: {how}", flush=True)
+    return how
