@@ -91,9 +91,21 @@ class Folder(Settings):
     seed: int = Field(0, description="seed of that draw")
 
 
+class Export(Settings):
+    root: Root = Field(Path("data/photos"), description="folder of the photographs, searched with subfolders")
+    labels: tuple[Root, ...] = Field((), description="what the annotation tool wrote: files, or a folder of them")
+    val_share: float = Field(0.2, gt=0, lt=1, description="seeded validation share where the export names no val")
+    seed: int = Field(0, description="seed of that draw")
+
+
+# What annotation tools write, each read by a module of datasets/; all of them have the block `export`.
+Tool = Literal["coco", "cvat", "label-studio"]
+EXPORTS: tuple[str, ...] = get_args(Tool)
+
+
 class Data(Settings):
     name: str = Field("demo", pattern=r"^[A-Za-z0-9_-]+$", description="folder below results/")
-    format: Literal["demo", "voc", "folder"] = Field(
+    format: Literal["demo", "voc", "folder", Tool] = Field(
         "demo", description="layout; left out: that of the block given, voc or folder, and demo where neither is"
     )
     max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
@@ -115,6 +127,7 @@ class Data(Settings):
     demo: Demo = Field(Demo(), description="which of the built-in pictures")
     voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
     folder: Folder = Field(Folder(), description="where a plain folder of photographs lies")
+    export: Export = Field(Export(), description="photographs and what an annotation tool wrote about them")
 
     @model_validator(mode="before")
     @classmethod
@@ -123,11 +136,16 @@ class Data(Settings):
         nothing: config.yaml, which is read first, has one."""
         if not isinstance(raw, dict):
             return raw
-        given = [block for block in ("voc", "folder") if block in raw]
+        given = [block for block in ("voc", "folder", "export") if block in raw]
         name, stated = raw.get("name", "demo"), raw.get("format")
         if stated is None:
             if len(given) > 1:
-                raise ValueError("data.voc and data.folder are both set; say which one counts with data.format")
+                both = " and ".join(f"data.{block}" for block in given)
+                raise ValueError(f"{both} are both set; say which one counts with data.format")
+            if given == ["export"]:
+                raise ValueError(
+                    f"data.export is set but nothing says who wrote it: set data.format to one of {', '.join(EXPORTS)}"
+                )
             if not given and name != "demo":
                 raise ValueError(
                     f"data.name is '{name}' but nothing says where the photographs are: set data.folder.root or "
@@ -135,10 +153,11 @@ class Data(Settings):
                 )
             return {**raw, "format": given[0] if given else "demo"}
         for block in given:
-            if block != stated:
+            if block != block_of(stated):
+                other = f"one of {', '.join(EXPORTS)}" if block == "export" else block
                 raise ValueError(
                     f"data.{block} is set but data.format is '{stated}', which does not read it: "
-                    f"set data.format: {block}, or remove data.{block}"
+                    f"set data.format: {other}, or remove data.{block}"
                 )
         return raw
 
@@ -151,8 +170,13 @@ class Data(Settings):
     @model_serializer(mode="wrap")
     def _own_block(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the blocks of other layouts, so that what is written can be read again."""
-        others = {"demo", "voc", "folder"} - {self.format}
+        others = {"demo", "voc", "folder", "export"} - {block_of(self.format)}
         return {key: value for key, value in handler(self).items() if key not in others}
+
+
+def block_of(layout: str) -> str:
+    """The block of `data` that says where a data set of this layout lies."""
+    return "export" if layout in EXPORTS else layout
 
 
 class Evaluate(Settings):

@@ -20,6 +20,7 @@ from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
 from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
+WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml"}  # by annotation tools
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ def scanned_once(data: Data, first: bool) -> Fingerprints:
 def fingerprints(data: Data) -> Fingerprints:
     """Digests of all that each artifact of a data set is made from: one pass over folders, no file but lists opened.
 
-    photographs: the files and the lists. tags: what says them (tags.csv, annotations, or the masks), the classes, the
-    lists. masks: the files, the classes, the lists. inventory: everything. Where the lists depend on tags, as with
-    untagged: drop, so do all. Missing, unreadable and dangling files count as such; prepare names them.
+    photographs: the files and the lists. tags: what says them (tags.csv, annotations, an export, or the masks), the
+    classes, the lists. masks: the files or the export, the classes, the lists. inventory: everything. Where the lists
+    depend on tags, as with untagged: drop, so do all. Missing, unreadable and dangling files count as such; prepare
+    names them.
     """
     trace = LAYOUTS[data.format].trace(data)
     photographs = scan(trace.photographs, PICTURES, trace.wanted)
@@ -63,16 +65,17 @@ def fingerprints(data: Data) -> Fingerprints:
     kept = data.classes, data.other, data.background
     names = [data.format, trace.drawn, data.share, texts(trace.lists), photographs.names]
     meaning = [*names, kept, texts(trace.classes)]
-    said = [trace.tags_from, texts(trace.tags), annotations.files]
+    exported = [scan(path, WRITTEN, None).files if path.is_dir() else texts([path]) for path in trace.exported]
+    said = [trace.tags_from, texts(trace.tags), annotations.files, exported]
     tags = digest([*meaning, data.untagged, said, masks.files if trace.tags_from == "masks" else None])
     rows = [*names, tags if data.untagged == "drop" else None]
     return Fingerprints(
         digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files]),
         digest([*rows, data.max_side, photographs.files]),
         tags,
-        digest([*rows, meaning, masks.files]),
+        digest([*rows, meaning, masks.files, exported]),
         photographs.count if trace.count is None else trace.count,
-        masks.count if trace.photographs else trace.count or 0,
+        (masks.count if trace.photographs else trace.count or 0) if trace.masked is None else trace.masked,
     )
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.config import Data
-from pipeline.datasets import demo, folder, voc
-from pipeline.datasets.source import Drawn, Source, Trace, thin
+from pipeline.core.config import Data, block_of
+from pipeline.datasets import coco, demo, exports, folder, voc
+from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
 
 class Layout(NamedTuple):
@@ -23,7 +23,9 @@ LAYOUTS: dict[str, Layout] = {
     "demo": Layout(demo.source, demo.trace),
     "voc": Layout(voc.source, voc.trace),
     "folder": Layout(folder.source, folder.trace),
+    "coco": Layout(coco.source, coco.trace),
 }
+SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 
 def read_source(data: Data) -> Source:
@@ -36,27 +38,33 @@ def absent(data: Data) -> str:
     """That the folder a data set lies in is not there; '' where it is, or will be fetched."""
     if data.format == "voc":
         return "" if data.voc.download and not data.voc.root.exists() else voc.absent(data)
-    return folder.absent(data) if data.format == "folder" else ""
+    if data.format == "folder":
+        return folder.absent(data)
+    return exports.absent(data) if block_of(data.format) == "export" else ""
 
 
 def root_of(data: Data) -> Path | None:
     """The folder a data set lies in; the built-in one lies in none."""
-    return getattr(getattr(data, data.format), "root", None)
+    return getattr(getattr(data, block_of(data.format)), "root", None)
 
 
-def place(file: Path | Drawn | None, root: Path | None) -> str:
+def place(file: Path | Drawn | Sketch | None, root: Path | None) -> str:
     """A file as the inventory notes it: its path below the root, '' for none."""
     if file is None:
         return ""
+    if isinstance(file, Sketch):
+        return f"sketch {file.text}"
     if isinstance(file, tuple):
         return "{}/{}".format(*file)
     return file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else file.as_posix()
 
 
-def at(place: str, root: Path | None) -> Path | Drawn | None:
+def at(place: str, root: Path | None) -> Path | Drawn | Sketch | None:
     """The file behind a note of the inventory."""
     if not place:
         return None
+    if place.startswith(SKETCH) and place.endswith("}"):
+        return Sketch(place.removeprefix("sketch "), "a drawn mask")
     if root is None:
         seed, index = map(int, place.split("/"))
         return seed, index

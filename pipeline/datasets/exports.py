@@ -1,0 +1,251 @@
+"""What annotation tools write about photographs, whatever the tool → a data set.
+
+Each tool has one module with a function `read` from its files to `Exported`; here that meets the photographs: names are
+matched, classes become mask values, shapes become sketches (datasets/shapes.py). No numpy, no torch: Snakemake asks on
+every dry run.
+
+A photograph of which the export says nothing is one of which nothing is known: it is no negative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.config import Data
+from pipeline.datasets.files import identity, listing, some
+from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
+from pipeline.datasets.spelling import check_spelling
+from pipeline.datasets.tables import unfound
+
+BACKGROUND = "background"
+
+
+@dataclass
+class Marked:
+    """What an export says about one photograph. names: what its file may be called, the likeliest first. size: height
+    and width as the tool knew them, None where it does not say. shapes: as in datasets/shapes.py, with a key `class` in
+    place of `v`, in the order they are drawn; None where nobody has drawn any. tags: said in so many words. split:
+    train, val or '' where the export does not say."""
+
+    names: tuple[str, ...]
+    where: str
+    size: tuple[int, int] | None = None
+    shapes: list[dict[str, Any]] | None = None
+    tags: tuple[str, ...] = ()
+    split: str = ""
+
+
+@dataclass
+class Exported:
+    """An export as read. classes: in the tool's own order, the background among them if it has one."""
+
+    classes: list[str] = field(default_factory=list)
+    photographs: list[Marked] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Read = Callable[[Sequence[Path]], Exported]
+
+
+def source_of(data: Data, read: Read) -> Source:
+    """The data set of an export and its photographs."""
+    settings, root = data.export, data.export.root
+    if problem := absent(data):
+        return Source(problems=[problem])
+    export = read_once(read, settings.labels)
+    problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
+    photographs = listing(root, problems, notes)
+    marked, strangers = matched(export.photographs, photographs, problems)
+    label = str(settings.labels[0])
+    problems += unfound(label, strangers, photographs, "add the file, set data.export.root, or remove it there")
+    classes = class_names(export, data)
+    counts = Counter(name for one in marked.values() for name in {*one.tags, *drawn_classes(one)})
+    check_spelling({name: counts[name] for name in classes}, Path(label), problems, warnings)
+    if len(classes) > 255:
+        problems.append(f"{label}: {len(classes)} classes; at most 255 can be used")
+        return Source(problems=problems)
+    masks, tags = dict[str, Sketch](), dict[str, tuple[str, ...] | None]()
+    for name, one in marked.items():
+        if one.shapes is None:
+            tags[name] = one.tags
+            continue
+        masks[name] = sketch(one, photographs[name], classes, data)
+        tags[name] = tuple(dict.fromkeys([*one.tags, *drawn_classes(one)])) if one.tags else None
+    splits = lists(marked, settings.val_share, settings.seed)
+    if left := sorted(photographs.keys() - marked.keys()):
+        warnings.append(f"{len(left)} photographs of {root} are not in {label} and are not used: {some(left)}")
+    if empty := [name for name, one in marked.items() if one.shapes is None and not one.tags]:
+        warnings.append(
+            f"{label}: says nothing about {len(empty)} photographs ({some(empty)}); they are unlabelled, not empty"
+        )
+    found = Source(classes, [], splits, "export", problems, warnings, notes)
+    where = {split: f"{label} ({split})" for split in SPLITS}
+    return assemble(found, where, photographs, masks, tags)
+
+
+def trace_of(data: Data, read: Read) -> Trace:
+    """The files that decide it, and the lists as they come out."""
+    settings = data.export
+    names, ignored = dict[str, Path](), list[str]()
+    if settings.root.is_dir():
+        names = listing(settings.root, ignored, ignored)
+    export = read_once(read, settings.labels)
+    marked, _ = matched(export.photographs, names, ignored)
+    splits = lists(marked, settings.val_share, settings.seed)
+    chosen = repr([(split, splits[split]) for split in SPLITS])
+    return Trace(
+        drawn=(settings.val_share, settings.seed, hashlib.sha256(chosen.encode()).hexdigest()),
+        photographs=settings.root,
+        exported=settings.labels,
+        tags_from="export",
+        count=len(marked),
+        masked=sum(one.shapes is not None for one in marked.values()),
+    )
+
+
+def absent(data: Data) -> str:
+    """That the photographs or what was written about them are not there; '' where both are."""
+    if not data.export.root.is_dir():
+        return f"{data.export.root.absolute()}: no such folder; set data.export.root to that of the photographs"
+    if not data.export.labels:
+        return "data.export.labels: nothing given; name the file, or the folder, that the annotation tool wrote"
+    missing = [path for path in data.export.labels if not path.exists()]
+    return f"{missing[0].absolute()}: no such file or folder; set data.export.labels" if missing else ""
+
+
+# ---------------------------------------------------------------------------------------------------------- parts
+
+
+def read_once(read: Read, labels: Sequence[Path]) -> Exported:
+    """An export is read once by whoever asks for its trace and its source, as long as its files stay the same."""
+    return _read(read, tuple(labels), tuple(_stamp(path) for path in labels))
+
+
+@lru_cache(maxsize=4)
+def _read(read: Read, labels: tuple[Path, ...], _: object) -> Exported:
+    return read(labels)
+
+
+def _stamp(path: Path) -> object:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((str(file), *_times(file)) for file in files)
+
+
+def _times(file: Path) -> tuple[int, ...]:
+    try:
+        about = file.stat()
+    except OSError:
+        return ()
+    return about.st_mtime_ns, about.st_size
+
+
+def matched(
+    photographs: Iterable[Marked], files: Mapping[str, Path], problems: list[str]
+) -> tuple[dict[str, Marked], list[str]]:
+    """Photograph → what is said about it, in the order of the files; and the names that none has.
+
+    A tool may know a photograph by more folders than lie here, or by fewer: what is the same from the end counts, as
+    long as it is one photograph's.
+    """
+    ends: dict[str, list[str]] = {}
+    for name in files:
+        ends.setdefault(name.rpartition("/")[2], []).append(name)
+    found, strangers = dict[str, Marked](), list[str]()
+    for one in photographs:
+        name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
+        if not name:
+            strangers.append(identity(one.names[0]))
+        elif name not in found:
+            found[name] = one
+        elif found[name].size not in (None, one.size) or one.split != found[name].split:
+            problems.append(f"{one.where}: '{name}' is there twice, and differs in size or list; keep one")
+        else:
+            found[name] = joined(found[name], one)
+    return {name: found[name] for name in files if name in found}, strangers
+
+
+def like(name: str, files: Mapping[str, Path], ends: Mapping[str, list[str]]) -> str:
+    """The photograph an export means by this name, '' for none or several."""
+    name = identity(name.replace("\\", "/"))
+    if name in files:
+        return name
+    same = ends.get(name.rpartition("/")[2], [])
+    close = [file for file in same if f"/{name}".endswith(f"/{file}") or f"/{file}".endswith(f"/{name}")]
+    return close[0] if len(close) == 1 else same[0] if len(same) == 1 else ""
+
+
+def joined(one: Marked, other: Marked) -> Marked:
+    """What two files of an export say about a photograph."""
+    shapes = None if one.shapes is None and other.shapes is None else [*(one.shapes or ()), *(other.shapes or ())]
+    tags = tuple(dict.fromkeys([*one.tags, *other.tags]))
+    return Marked(one.names, one.where, one.size, shapes, tags, one.split)
+
+
+def class_names(export: Exported, data: Data) -> list[str]:
+    """Names of the mask values: the background first, where the data set has one."""
+    names = dict.fromkeys(own_name(name, data) for name in export.classes)
+    return list(names) if data.background == "none" else list(dict.fromkeys([BACKGROUND, *names]))
+
+
+def own_name(name: str, data: Data) -> str:
+    """Tools write the background in any capitals."""
+    return BACKGROUND if data.background == "first" and name.casefold() == BACKGROUND else name
+
+
+def drawn_classes(one: Marked) -> list[str]:
+    return [shape["class"] for shape in one.shapes or () if "class" in shape]
+
+
+def sketch(one: Marked, photograph: Path, classes: Sequence[str], data: Data) -> Sketch:
+    """The mask of a photograph. Where the tool knew it before its EXIF rotation, the mask is turned with it."""
+    values = {name: value for value, name in enumerate(classes)}
+    shapes = []
+    for shape in one.shapes or ():
+        drawn = {key: what for key, what in shape.items() if key != "class"}
+        if "class" in shape:
+            drawn["v"] = values[own_name(shape["class"], data)]
+        shapes.append(drawn)
+    size, turn = placed(one.size, photograph)
+    about: dict[str, Any] = {"size": size, "shapes": shapes}
+    about |= {"turn": turn} if turn != 1 else {}
+    about |= {"fill": 255} if data.background == "none" else {}
+    text = json.dumps(about, separators=(",", ":"), sort_keys=True)
+    return Sketch(text, f"{one.where}, {one.names[0]}")
+
+
+def placed(size: tuple[int, int] | None, photograph: Path) -> tuple[tuple[int, int], int]:
+    """Height and width to draw at, and the EXIF orientation to turn the mask by: 1 where it is upright already.
+
+    A photograph that cannot be read is found when it is looked at.
+    """
+    from pipeline.datasets.pictures import raw_size
+
+    try:
+        (height, width), orientation = raw_size(photograph)
+    except Exception:
+        return size or (1, 1), 1
+    upright = (width, height) if orientation >= 5 else (height, width)
+    if size is None or size == upright:
+        return upright, 1
+    return (size, orientation) if size == (height, width) else (size, 1)
+
+
+def lists(marked: Mapping[str, Marked], val_share: float, seed: int) -> dict[str, list[str]]:
+    """The lists the export has, or a draw that keeps a photograph of every class in training."""
+    given = {split: [name for name, one in marked.items() if one.split == split] for split in ("train", "val")}
+    if all(given.values()):
+        return {**given, "score": given["train"]}
+    known = {name: (*one.tags, *drawn_classes(one)) for name, one in marked.items()}
+    masked = {name for name, one in marked.items() if one.shapes is not None}
+    labelled = [name for name in marked if known[name] or name in masked]  # the others would score nothing
+    val = draw_val(labelled, val_share, seed, masked, known)
+    return fill_splits({"val": [name for name in marked if name in val]}, list(marked), val_share, seed)
