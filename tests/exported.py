@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.core.job import InputError
 from pipeline.core.store import Artifact
 from pipeline.kinds.masks import has_mask, true_mask

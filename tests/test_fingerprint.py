@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.core.config import Config, Data, parse
+from pipeline.core.config import Config, parse
+from pipeline.core.data import Data
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.source import draw_val
 
@@ -205,7 +206,7 @@ def test_photographs_are_counted(tmp_path: Path) -> None:
 
 def test_a_dry_run_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from pipeline.datasets.fingerprint import fingerprints; from pipeline.core.config import Data; "
+        "import sys; from pipeline.datasets.fingerprint import fingerprints; from pipeline.core.data import Data; "
         "fingerprints(Data()); print({'torch', 'numpy', 'zarr', 'PIL'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.exports import Exported, Marked, source_of, trace_of
 from pipeline.datasets.source import Source, Trace
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.files import identity, listing, some
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling

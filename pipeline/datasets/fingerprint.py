@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
 from pipeline.datasets.layouts import LAYOUTS
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.files import MASKS, SUFFIXES, listing, some
 from pipeline.datasets.source import SPLITS, Source, Trace, assemble, draw_val, fill_splits, strays
 from pipeline.datasets.spelling import check_spelling

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import store
-from pipeline.core.config import Data, block_of
+from pipeline.core.data import Data, block_of
 from pipeline.core.digest import code_digest
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError

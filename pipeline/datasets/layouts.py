@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.config import Data, block_of
+from pipeline.core.data import Data, block_of
 from pipeline.datasets import coco, demo, exports, folder, voc
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from xml.etree import ElementTree
 
-from pipeline.core.config import Data, Voc
+from pipeline.core.data import Data, Voc
 from pipeline.datasets.files import MASKS, listing
 from pipeline.datasets.source import Source, Trace, assemble, strays
 from pipeline.datasets.tables import names_in, read_classes, read_list, read_tags
