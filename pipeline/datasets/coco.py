@@ -43,6 +43,16 @@ def read(labels: Sequence[Path]) -> Exported:
     return found
 
 
+def recognised(path: Path) -> bool:
+    """Whether a file, or one of a folder's, is COCO's: its three lists stand in any order, however large it is."""
+    for file in files_of([path]):
+        if file.suffix.lower() == ".json" and file.is_file():
+            raw = file.read_bytes()
+            if all(f'"{key}"'.encode() in raw for key in KEYS) and is_coco(load(file, [])):
+                return True
+    return False
+
+
 def files_of(labels: Sequence[Path]) -> list[Path]:
     return [file for path in labels for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
 

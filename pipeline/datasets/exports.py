@@ -67,8 +67,10 @@ def source_of(data: Data, read: Read) -> Source:
     marked, strangers = matched(export.photographs, photographs, problems)
     label = str(settings.labels[0])
     problems += unfound(label, strangers, photographs, "add the file, set data.export.root, or remove it there")
-    classes = class_names(export, data)
-    counts = Counter(name for one in marked.values() for name in {*one.tags, *drawn_classes(one)})
+    counts = Counter(own_name(name, data) for one in marked.values() for name in {*one.tags, *drawn_classes(one)})
+    classes = [name for name in class_names(export, data) if counts[name] or name == BACKGROUND]
+    if unused := [name for name in class_names(export, data) if name not in classes]:
+        notes.append(f"{label}: {len(unused)} classes that no photograph shows left out: {some(unused)}")
     check_spelling({name: counts[name] for name in classes}, Path(label), problems, warnings)
     if len(classes) > 255:
         problems.append(f"{label}: {len(classes)} classes; at most 255 can be used")

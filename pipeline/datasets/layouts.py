@@ -15,15 +15,19 @@ from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
 
 class Layout(NamedTuple):
+    """recognised: whether a file or folder looks like one, by names and the first bytes."""
+
     source: Callable[[Data], Source]
     trace: Callable[[Data], Trace]
+    recognised: Callable[[Path], bool]
 
 
+# The order they are tried in, where nobody says which it is: the first that recognises a folder reads it.
 LAYOUTS: dict[str, Layout] = {
-    "demo": Layout(demo.source, demo.trace),
-    "voc": Layout(voc.source, voc.trace),
-    "folder": Layout(folder.source, folder.trace),
-    "coco": Layout(coco.source, coco.trace),
+    "demo": Layout(demo.source, demo.trace, lambda _: False),
+    "voc": Layout(voc.source, voc.trace, voc.recognised),
+    "folder": Layout(folder.source, folder.trace, folder.recognised),
+    "coco": Layout(coco.source, coco.trace, coco.recognised),
 }
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
