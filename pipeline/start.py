@@ -2,6 +2,7 @@
 
     python -m pipeline.start photos/                                   photographs with their labels beside them
     python -m pipeline.start photos/ --labels instances.json           and what an annotation tool wrote about them
+    python -m pipeline.start photos/ --corrections export.json         and masks that were corrected since the last run
 
 Says which layout it is, which classes there are and how often, and everything that is wrong, at once (exit code 2);
 then writes mine.yaml, commented, and says how long its run will take and with which command it starts. Nothing is
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 import yaml
 
 from pipeline.core import cli, resources, store
-from pipeline.core.config import parse, parse_block
+from pipeline.core.config import ConfigError, own_file, parse, parse_block
 from pipeline.core.data import EXPORTS, LARGEST, Data, block_of
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
@@ -119,14 +121,15 @@ def recipe_for(inventory: Inventory) -> tuple[str, str, list[str]]:
 
 
 def written(data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, list[str]], given: str) -> str:
-    """The file of settings, as YAML with comments."""
+    """The file of settings, as YAML with comments. With corrections the recipe without any stays, to compare with."""
     name, reason, others = recipe
+    run = ["tags", name] if "corrections" in data and name == "tags-few" else [name]
     lines = [f"# Written on {date.today()} by: python -m pipeline.start {given}", "data:"]
     for key, value in data.items():
         comment = f"  # {why[key]}" if key in why else ""
         text = yaml.safe_dump({key: value}, allow_unicode=True, width=1000, sort_keys=False).rstrip()
         lines.append("  " + text.replace("\n", "\n  ") + comment)
-    lines += [f"run: [{name}]  # {reason}; worth a try: {', '.join(others)}"]
+    lines += [f"run: [{', '.join(run)}]  # {reason}; worth a try: {', '.join(others)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -166,6 +169,8 @@ def run(args: argparse.Namespace) -> None:
     side, why = stored_side(folder, gpu)
     raw = {"name": name.strip("-") or "photographs", "format": layout, "max_side": side}
     reasons = {"max_side": why}
+    if args.corrections:
+        raw["corrections"] = [str(path) for path in args.corrections]
     more = yaml.safe_load(args.data) or {}
     if not isinstance(more, dict):
         raise InputError(f"--data {args.data}: settings expected, as '{{classes: [cat, dog]}}'")
@@ -185,17 +190,23 @@ def run(args: argparse.Namespace) -> None:
         )
         raise InputError(f"{error}{hint}") from None
     recipe = recipe_for(inventory)
-    given = " ".join(map(str, [args.photographs, *(["--labels", *args.labels] if args.labels else [])]))
+    words = [args.photographs, *(["--labels", *args.labels] if args.labels else [])]
+    words += ["--corrections", *args.corrections] if args.corrections else []
+    given = shlex.join(map(str, words))
     write_atomic(args.out, written(raw, reasons, recipe, given))
     print(f"\n{args.out} written: recipe `{recipe[0]}`, since {recipe[1]}.")
     if not inventory.about["counts"]["with_mask"]["val"]:
         print("No validation photograph has a mask: the report will show pictures and a verdict, but no scores.")
-    stock = [path for path in (Path("config.yaml"), STOCK) if path.is_file()]
-    if len(stock) == 2:
-        print("\n".join(estimate([*stock, args.out], inventory, gpu)))
-    else:
-        print("This is not the workflow's folder; go there for the next command.")
-    print(f"\nNext:  snakemake --cores all --configfile {STOCK} {args.out}")
+    try:
+        base = own_file()
+    except ConfigError:  # installed, without a checkout
+        print(f"\nNext, in a checkout of the workflow: snakemake --cores all --configfile {STOCK} {args.out}")
+        return
+    stock = base.parent / STOCK
+    print("\n".join(estimate([base, stock, args.out], inventory, gpu)))
+    elsewhere = "" if base.parent == Path() else f"-s {shlex.quote(str(base.parent / 'Snakefile'))} "
+    files = shlex.join([str(stock), str(args.out)])
+    print(f"\nNext:  snakemake {elsewhere}--cores all --configfile {files}")
 
 
 def checked(raw: dict[str, Any]) -> Data:
@@ -232,6 +243,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("photographs", type=Path, help=f"folder of them ({', '.join(SUFFIXES)}), or a whole data set")
     parser.add_argument("--labels", type=Path, nargs="+", default=[], help="what an annotation tool wrote")
     layouts = [name for name in LAYOUTS if name != "demo"]
+    parser.add_argument(
+        "--corrections", type=Path, nargs="+", default=[], help="masks corrected since: exports, or edited predictions"
+    )
     parser.add_argument("--format", choices=layouts, help="layout; default: by what is found")
     parser.add_argument("--data", default="{}", help="further settings of the block data: '{classes: [cat, dog]}'")
     parser.add_argument("--name", help="of the data set, a folder below results/; default: the folder's")

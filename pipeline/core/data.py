@@ -86,6 +86,10 @@ class Data(Settings):
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
     )
+    corrections: tuple[Root, ...] = Field(
+        (),
+        description="masks corrected elsewhere, which replace the data set's own: exports, or predicted masks edited",
+    )
     demo: Demo = Field(Demo(), description="which of the built-in pictures")
     voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
     folder: Folder = Field(Folder(), description="where a plain folder of photographs lies")

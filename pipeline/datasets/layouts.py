@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipeline.core.data import Data, block_of
 from pipeline.datasets import coco, demo, exports, folder, voc
+from pipeline.datasets.corrections import Reader, corrected
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
 
@@ -29,12 +30,15 @@ LAYOUTS: dict[str, Layout] = {
     "folder": Layout(folder.source, folder.trace, folder.recognised),
     "coco": Layout(coco.source, coco.trace, coco.recognised),
 }
+READERS = (Reader(coco.recognised, coco.read),)  # of corrections
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 
 def read_source(data: Data) -> Source:
-    """The data set these settings describe, reduced to data.share of its training images."""
+    """The data set these settings describe, with its corrections, reduced to data.share of its training images."""
     source = LAYOUTS[data.format].source(data)
+    if data.corrections:
+        source = corrected(source, data, READERS)
     return thin(source, data.share) if data.share < 1 and source.splits else source
 
 
