@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,6 @@ def drawn(data: Data, out: Path) -> dict[str, np.ndarray]:
 
 def problems(data: Data) -> str:
     """What prepare says when it refuses a data set."""
-    with pytest.raises(InputError) as refused:
-        prepare("photographs", data, Path(data.export.root.parent / "refused/photographs.json"))
+    with tempfile.TemporaryDirectory() as out, pytest.raises(InputError) as refused:
+        prepare("photographs", data, Path(out, "photographs.json"))
     return str(refused.value)
