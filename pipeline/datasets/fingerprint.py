@@ -20,7 +20,7 @@ from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
 from pipeline.datasets.layouts import LAYOUTS
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
-WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml"}  # by annotation tools
+WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".zip"}  # by annotation tools
 
 
 @dataclass(frozen=True)
