@@ -21,7 +21,7 @@ from pipeline.core.data import Data
 from pipeline.datasets.exports import Exported, Marked, source_of, split_of, trace_of
 from pipeline.datasets.rings import area, number, numbers, size_of
 from pipeline.datasets.source import Source, Trace
-from pipeline.datasets.written import Unreadable, begins, files_of, json_of
+from pipeline.datasets.written import Unreadable, files_of, json_of, looks
 
 KEYS = ("images", "categories", "annotations")
 
@@ -47,7 +47,7 @@ def read(labels: Sequence[Path]) -> Exported:
 
 def recognised(path: Path) -> bool:
     """Whether a file, or one of those in a folder, looks like one of these."""
-    return any(begins(file, b"{", *(f'"{key}"'.encode() for key in KEYS)) for file, _ in files_of([path], ".json"))
+    return looks(path, [".json"], b"{", *(f'"{key}"'.encode() for key in KEYS))
 
 
 def is_coco(about: object) -> bool:

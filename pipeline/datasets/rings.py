@@ -6,6 +6,7 @@ No numpy, no torch: Snakemake asks on every dry run.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -47,8 +48,9 @@ def rectangle(x: float, y: float, u: float, v: float) -> list[float]:
     return [x, y, u, y, u, v, x, v]
 
 
-def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0) -> list[float]:
-    """Centre, the two radii, and how far it is turned clockwise → polygon, nowhere a tenth of a pixel off (ours)."""
+def ellipse(sizes: Sequence[float], degrees: float = 0) -> list[float]:
+    """Centre and the two radii, and how far it is turned clockwise → polygon, nowhere a tenth of a pixel off (ours)."""
+    x, y, across, down = sizes
     count = min(1000, max(24, math.ceil(8 * math.sqrt(max(abs(across), abs(down), 1)))))
     turn = math.radians(degrees)
     found = list[float]()

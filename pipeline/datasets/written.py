@@ -9,6 +9,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 from pipeline.datasets.files import is_pipe
 
 UNPACKED = 2**30  # bytes of a file in an archive
+LOOKED_AT = 20  # files of a folder, to recognise it by
 SPACE = b"\xef\xbb\xbf \t\r\n"  # before the first sign of a file, with UTF-8's mark
 
 
@@ -91,10 +93,19 @@ def packed(path: Path, name: str) -> bytes:
         raise Unreadable(f"is no .zip that can be unpacked ({error}); export it again") from None
 
 
-def begins(path: Path, first: bytes, *words: bytes) -> bool:
-    """A look at a file: does it begin with this sign, and hold these words somewhere?"""
-    try:
-        content = content_of(path)
-    except Unreadable:
+def looks(path: Path, suffixes: Sequence[str], first: bytes, *words: bytes, below: bool = False) -> bool:
+    """A look at a file, or at the first in a folder: does one begin with this sign, and hold these words somewhere?"""
+    files = (file for file, _ in files_of([path], *suffixes, below=below) if file.suffix.lower() in suffixes)
+    return any(begins(file, first, words) for file in islice(files, LOOKED_AT))
+
+
+def begins(path: Path, first: bytes, words: Sequence[bytes]) -> bool:
+    if not path.is_file():
         return False
-    return content[:1024].lstrip(SPACE).startswith(first) and all(word in content for word in words)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+            content = head + file.read() if head.lstrip(SPACE).startswith(first) else b""
+    except OSError:
+        return False
+    return bool(content) and all(word in content for word in words)
