@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.data import Data
-from pipeline.datasets.files import identity, listing, some
+from pipeline.datasets.files import identity, listing, some, unusable
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
@@ -29,10 +29,11 @@ BACKGROUND = "background"
 
 @dataclass
 class Marked:
-    """What an export says about one photograph. names: what its file may be called, the likeliest first. size: height
-    and width as the tool knew them, None where it does not say. shapes: as in datasets/shapes.py, with a key `class` in
-    place of `v`, in the order they are drawn; None where nobody has drawn any. tags: said in so many words. split:
-    train, val or '' where the export does not say."""
+    """What an export says about one photograph. names: what its file may be called, the surest first; messages show the
+    shortest. size: height and width as the tool knew them, None where it does not say. shapes: as in
+    datasets/shapes.py, with a key `class` in place of `v`, or with `v` where no class is meant, in the order they are
+    drawn; None where nobody has drawn any. tags: said in so many words. split: train, val or '' where the export does
+    not say."""
 
     names: tuple[str, ...]
     where: str
@@ -40,6 +41,10 @@ class Marked:
     shapes: list[dict[str, Any]] | None = None
     tags: tuple[str, ...] = ()
     split: str = ""
+
+    @property
+    def name(self) -> str:
+        return min(self.names, key=len)
 
 
 @dataclass
@@ -56,12 +61,12 @@ class Exported:
 Read = Callable[[Sequence[Path]], Exported]
 
 
-def source_of(data: Data, read: Read) -> Source:
-    """The data set of an export and its photographs."""
+def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
+    """The data set of an export and its photographs. also: files and folders that decide it beside those named."""
     settings, root = data.export, data.export.root
     if problem := absent(data):
         return Source(problems=[problem])
-    export = read_once(read, settings.labels)
+    export = read_once(read, settings.labels, also)
     problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
     photographs = listing(root, problems, notes)
     marked, strangers = matched(export.photographs, photographs, problems)
@@ -72,16 +77,16 @@ def source_of(data: Data, read: Read) -> Source:
     if unused := [name for name in class_names(export, data) if name not in classes]:
         notes.append(f"{label}: {len(unused)} classes that no photograph shows left out: {some(unused)}")
     check_spelling({name: counts[name] for name in classes}, Path(label), problems, warnings)
+    problems += [f"{label}: class '{name}', a name that {why}; rename it" for name in classes if (why := odd(name))]
     if len(classes) > 255:
         problems.append(f"{label}: {len(classes)} classes; at most 255 can be used")
         return Source(problems=problems)
     masks, tags = dict[str, Sketch](), dict[str, tuple[str, ...] | None]()
     for name, one in marked.items():
-        if one.shapes is None:
-            tags[name] = one.tags
-            continue
-        masks[name] = sketch(one, photographs[name], classes, data)
-        tags[name] = tuple(dict.fromkeys([*one.tags, *drawn_classes(one)])) if one.tags else None
+        said = one.tags if one.shapes is None else (*one.tags, *drawn_classes(one)) if one.tags else None
+        tags[name] = None if said is None else tuple(dict.fromkeys(own_name(tag, data) for tag in said))
+        if one.shapes is not None:
+            masks[name] = sketch(one, photographs[name], classes, data)
     splits = lists(marked, settings.val_share, settings.seed)
     if left := sorted(photographs.keys() - marked.keys()):
         warnings.append(f"{len(left)} photographs of {root} are not in {label} and are not used: {some(left)}")
@@ -94,20 +99,20 @@ def source_of(data: Data, read: Read) -> Source:
     return assemble(found, where, photographs, masks, tags)
 
 
-def trace_of(data: Data, read: Read) -> Trace:
+def trace_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Trace:
     """The files that decide it, and the lists as they come out."""
     settings = data.export
     names, ignored = dict[str, Path](), list[str]()
     if settings.root.is_dir():
         names = listing(settings.root, ignored, ignored)
-    export = read_once(read, settings.labels)
+    export = read_once(read, settings.labels, also)
     marked, _ = matched(export.photographs, names, ignored)
     splits = lists(marked, settings.val_share, settings.seed)
     chosen = repr([(split, splits[split]) for split in SPLITS])
     return Trace(
         drawn=(settings.val_share, settings.seed, hashlib.sha256(chosen.encode()).hexdigest()),
         photographs=settings.root,
-        exported=settings.labels,
+        exported=(*settings.labels, *also),
         tags_from="export",
         count=len(marked),
         masked=sum(one.shapes is not None for one in marked.values()),
@@ -127,9 +132,9 @@ def absent(data: Data) -> str:
 # ---------------------------------------------------------------------------------------------------------- parts
 
 
-def read_once(read: Read, labels: Sequence[Path]) -> Exported:
+def read_once(read: Read, labels: Sequence[Path], also: Sequence[Path] = ()) -> Exported:
     """An export is read once by whoever asks for its trace and its source, as long as its files stay the same."""
-    return _read(read, tuple(labels), tuple(_stamp(path) for path in labels))
+    return _read(read, tuple(labels), tuple(_stamp(path) for path in (*labels, *also)))
 
 
 @lru_cache(maxsize=4)
@@ -165,7 +170,7 @@ def matched(
     for one in photographs:
         name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
         if not name:
-            strangers.append(identity(one.names[0]))
+            strangers.append(identity(one.name))
         elif name not in found:
             found[name] = one
         elif found[name].size not in (None, one.size) or one.split != found[name].split:
@@ -190,6 +195,26 @@ def joined(one: Marked, other: Marked) -> Marked:
     shapes = None if one.shapes is None and other.shapes is None else [*(one.shapes or ()), *(other.shapes or ())]
     tags = tuple(dict.fromkeys([*one.tags, *other.tags]))
     return Marked(one.names, one.where, one.size, shapes, tags, one.split)
+
+
+def tags_alone(where: object, left: Mapping[str, int]) -> list[str]:
+    """Notes of what draws no mask. left: kind, in the plural → how many there are."""
+    return [f"{where}: {count} {kind} draw no mask and count as tags" for kind, count in left.items()]
+
+
+def split_of(*names: str) -> str:
+    """The list that a file, a folder or a subset is of, by the names tools give them; '' where none says."""
+    words = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+    for name in names:
+        for word in "".join(letter if letter.isalpha() else " " for letter in name.lower()).split():
+            if word in words:
+                return words[word]
+    return ""
+
+
+def odd(name: str) -> str:
+    """Why this is no name of a class; '' where it is one."""
+    return unusable(name) if name else "is empty"
 
 
 def class_names(export: Exported, data: Data) -> list[str]:
@@ -221,7 +246,7 @@ def sketch(one: Marked, photograph: Path, classes: Sequence[str], data: Data) ->
     about |= {"turn": turn} if turn != 1 else {}
     about |= {"fill": 255} if data.background == "none" else {}
     text = json.dumps(about, separators=(",", ":"), sort_keys=True)
-    return Sketch(text, f"{one.where}, {one.names[0]}")
+    return Sketch(text, f"{one.where}, {one.name}")
 
 
 def placed(size: tuple[int, int] | None, photograph: Path) -> tuple[tuple[int, int], int]:

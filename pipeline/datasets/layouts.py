@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.data import Data, block_of
-from pipeline.datasets import coco, demo, exports, folder, voc
+from pipeline.datasets import coco, cvat, demo, exports, folder, label_studio, labelme, voc, yolo
 from pipeline.datasets.corrections import Reader, corrected
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
@@ -29,8 +29,14 @@ LAYOUTS: dict[str, Layout] = {
     "voc": Layout(voc.source, voc.trace, voc.recognised),
     "folder": Layout(folder.source, folder.trace, folder.recognised),
     "coco": Layout(coco.source, coco.trace, coco.recognised),
+    "cvat": Layout(cvat.source, cvat.trace, cvat.recognised),
+    "label-studio": Layout(label_studio.source, label_studio.trace, label_studio.recognised),
+    "labelme": Layout(labelme.source, labelme.trace, labelme.recognised),
+    "yolo": Layout(yolo.source, yolo.trace, yolo.recognised),
 }
-READERS = (Reader(coco.recognised, coco.read),)  # of corrections
+READERS = tuple(
+    Reader(tool.recognised, tool.read) for tool in (coco, cvat, label_studio, labelme, yolo)
+)  # of corrections
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 
