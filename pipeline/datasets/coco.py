@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Marked, source_of, trace_of
+from pipeline.datasets.exports import Exported, Marked, source_of, split_of, trace_of
 from pipeline.datasets.source import Source, Trace
 
 KEYS = ("images", "categories", "annotations")
@@ -78,7 +78,7 @@ def read_file(path: Path, about: dict[str, Any], categories: dict[int, str], fou
                 f"{path}: category {number} is '{name}' and '{categories[number]}' in an earlier file; "
                 "export them together"
             )
-    images, split = dict[Any, Marked](), split_of(path)
+    images, split = dict[Any, Marked](), split_of(path.stem, path.parent.name)
     for entry in about["images"]:
         try:
             key, name = entry["id"], str(entry["file_name"])
@@ -131,19 +131,3 @@ def area_of(entry: dict[str, Any], parts: list[dict[str, Any]]) -> float:
 def ring_area(ring: list[float]) -> float:
     points = list(zip(ring[::2], ring[1::2], strict=True))
     return sum(x * v - u * y for (x, y), (u, v) in zip(points, [*points[1:], points[0]], strict=True)) / 2
-
-
-def split_of(path: Path) -> str:
-    """The list a file or a folder is of, by the names tools give them."""
-    for part in (path.stem.lower(), path.parent.name.lower()):
-        words = "".join(letter if letter.isalpha() else " " for letter in part).split()
-        for word, split in (
-            ("train", "train"),
-            ("training", "train"),
-            ("val", "val"),
-            ("valid", "val"),
-            ("validation", "val"),
-        ):
-            if word in words:
-                return split
-    return ""

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.data import Data, block_of
-from pipeline.datasets import coco, demo, exports, folder, voc
+from pipeline.datasets import (
+    ade20k,
+    binary,
+    cityscapes,
+    coco,
+    colours,
+    cvat_mask,
+    demo,
+    exports,
+    folder,
+    roboflow,
+    voc,
+)
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
 
@@ -24,6 +36,12 @@ LAYOUTS: dict[str, Layout] = {
     "voc": Layout(voc.source, voc.trace),
     "folder": Layout(folder.source, folder.trace),
     "coco": Layout(coco.source, coco.trace),
+    "cvat-mask": Layout(cvat_mask.source, cvat_mask.trace),
+    "roboflow": Layout(roboflow.source, roboflow.trace),
+    "colours": Layout(colours.source, colours.trace),
+    "binary": Layout(binary.source, binary.trace),
+    "cityscapes": Layout(cityscapes.source, cityscapes.trace),
+    "ade20k": Layout(ade20k.source, ade20k.trace),
 }
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
