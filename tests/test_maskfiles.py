@@ -283,6 +283,14 @@ def test_masks_without_a_background_say_so(layout: str, tmp_path: Path) -> None:
         ("cvat-mask", "task/labelmap.txt", "cat:250,50,83::", "has no line `background`; set data.background: none"),
         ("roboflow", "flow/train/_classes.csv", "Pixel Value, Class\n", "no line as `1, cat`"),
         ("roboflow", "flow/train/_classes.csv", "1\n", "'1' found, `1, cat` expected"),
+        (
+            "roboflow",
+            "flow/train/_classes.csv",
+            f"{'9' * 5000}, cat\n",
+            "line 1: '9999",
+        ),  # more digits than int() reads
+        ("colours", "label_colors.txt", "0 0 0 background\n1 2 ² cat", "line 2: '1 2 ² cat' found"),
+        ("ade20k", "ADE/objectInfo150.txt", f"{'9' * 5000}\tcat\n", "a number and names"),
         ("roboflow", "flow/train/_classes.csv", "1, cat\n1, dog\n", "1 is 'cat' and 'dog'; keep one"),
         ("roboflow", "flow/train/_classes.csv", "1, cat\n2, dog\n", "has no line `0, background`"),
         ("colours", "label_colors.txt", "", "no line as `64 128 64 Animal`"),
@@ -392,6 +400,7 @@ def test_roboflow_photographs_may_be_named_alone(tmp_path: Path) -> None:
         "# colours\nbackground;0;0;0\ncat;250;50;83\ndog;0;200;20\n",
         "r g b name\n0 0 0 background\n250 50 83 cat\n0 200 20 dog\n",
         "id\tname\tcolour\tr\tg\tb\n0\tbackground\tblack\t0\t0\t0\n1\tcat\tred\t250\t50\t83\n2\tdog\tgreen\t0\t200\t20\n",
+        "0,background,0,0,0\n1,cat,250,50,83\n2,dog,0,200,20\n",
         "0,0,0,background\n250,50,83,cat\n0,200,20,dog\n9,9,9,dog\n",
         'class,r,g,b\n"background",0,0,0\n"cat",250,50,83\n"dog",0,200,20\n',
     ],

@@ -13,6 +13,7 @@ A class is called by the first of its names, or by all where two share the first
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.datasets.files import MASKS, listing
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
 
+NUMBER = re.compile("[0-9]{1,3}")
 INFO, MASKED = "objectInfo150.txt", "annotations"
 
 
@@ -67,7 +69,7 @@ def info(path: Path, problems: list[str]) -> Rows:
         names = [" ".join(name.split()) for name in cells[-1].split(",") if name.strip()]
         if not line or (number == 1 and cells[0].lower() == "idx"):
             continue
-        if len(cells) < 2 or not cells[0].isdigit() or not 0 < int(cells[0]) < 255 or not names:
+        if len(cells) < 2 or not NUMBER.fullmatch(cells[0]) or not 0 < int(cells[0]) < 255 or not names:
             problems.append(f"{path}: line {number}: '{line}' found, a number and names with tabs between expected")
             continue
         named.append((int(cells[0]), names))

@@ -37,8 +37,10 @@ from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
 
 GAP = r"[\s,;]+"
-FIRST = re.compile(rf"(\d+){GAP}(\d+){GAP}(\d+){GAP}(\S.*)")
-LAST = re.compile(rf"(\S.*?){GAP}(\d+){GAP}(\d+){GAP}(\d+)")
+COLOUR = rf"([0-9]{{1,3}}){GAP}([0-9]{{1,3}}){GAP}([0-9]{{1,3}})"
+FIRST = re.compile(rf"{COLOUR}{GAP}(\S.*)")
+LAST = re.compile(rf"(?:[0-9]+\s*[,;\t]\s*)?(\S.*?){GAP}{COLOUR}")  # a number may stand before the name
+NUMBER = re.compile("[0-9]{1,3}")
 COLUMNS = ({"r", "red"}, {"g", "green"}, {"b", "blue"}, {"name", "class", "class_name", "label"})
 VOIDS = {"void", "ignore", "ignored", "unlabelled", "unlabeled"}
 
@@ -98,7 +100,7 @@ def table(path: Path, problems: list[str]) -> Rows:
             continue
         gap = next((sign for sign in ",;\t" if sign in line), None)
         cells = [cell.strip() for cell in next(csv.reader([line], delimiter=gap))] if gap else line.split()
-        if not rows and not columns and not any(cell.isdigit() for cell in cells):
+        if not rows and not columns and not any(NUMBER.fullmatch(cell) for cell in cells):
             places = [[n for n, cell in enumerate(cells) if cell.casefold() in names] for names in COLUMNS]
             if all(places):
                 columns = [place[0] for place in places]
@@ -117,7 +119,7 @@ def values(line: str, cells: list[str], columns: list[int]) -> tuple[int, int, i
     """Red, green, blue and name; '' for a line that does not hold them."""
     if columns:
         known = [cells[place] if place < len(cells) else "" for place in columns]
-        r, g, b, name = known if all(value.isdigit() for value in known[:3]) else ("0", "0", "0", "")
+        r, g, b, name = known if all(NUMBER.fullmatch(value) for value in known[:3]) else ("0", "0", "0", "")
     elif parts := FIRST.fullmatch(line):
         r, g, b, name = parts.groups()
     elif parts := LAST.fullmatch(line):

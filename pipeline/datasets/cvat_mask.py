@@ -38,7 +38,7 @@ from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
 
 LABELS, CLASSES, OBJECTS = "labelmap.txt", "SegmentationClass", "SegmentationObject"
-LINE = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")
+LINE = re.compile(r"(.+?)\s*:\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*:[^:]*:[^:]*")
 
 
 def source(data: Data) -> Source:

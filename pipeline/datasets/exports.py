@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.data import Data
-from pipeline.datasets.files import identity, listing, some
+from pipeline.datasets.files import MASKS, Left, identity, listing, some, walk
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
@@ -153,11 +154,15 @@ def _read(read: Read, labels: tuple[Path, ...], _: object) -> Exported:
 
 
 def _stamp(path: Path) -> object:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return tuple((str(file), *_times(file)) for file in files)
+    try:
+        if path.is_dir():
+            return tuple(sorted((name, *_times(entry)) for name, entry in walk(path, Left())))
+    except OSError:
+        return ()
+    return _times(path)
 
 
-def _times(file: Path) -> tuple[int, ...]:
+def _times(file: Path | os.DirEntry[str]) -> tuple[int, ...]:
     try:
         about = file.stat()
     except OSError:
@@ -167,21 +172,30 @@ def _times(file: Path) -> tuple[int, ...]:
 
 def photographs_of(root: Path, export: Exported, problems: list[str], notes: list[str]) -> dict[str, Path]:
     """The photographs in a folder, without what the export knows to be masks."""
-    real = lru_cache(maxsize=None)(Path.resolve)  # of folders, which are few
-    masks = {real(path) if path.is_dir() else real(path.parent) / path.name for path in export.masks}
     found = listing(root, problems, notes)
-    if not masks:
+    if not export.masks:
         return found
-    inside = lru_cache(maxsize=None)(
-        lambda folder: any(part in masks for part in (real(folder), *real(folder).parents))
-    )
-    if inside(root):
+    real = lru_cache(maxsize=None)(os.path.realpath)  # of folders, which are few
+    folders, files = set[str](), dict[str, set[str]]()
+    for path in export.masks:
+        if path.suffix.lower() in MASKS or not path.is_dir():
+            above, name = os.path.split(path)
+            files.setdefault(real(above), set()).add(name)
+        else:
+            folders.add(real(path))
+
+    @cache
+    def inside(folder: str) -> bool:
+        return any(f"{real(folder)}/".startswith(f"{masks.rstrip('/')}/") for masks in folders)
+
+    if inside(str(root)):
         problems.append(f"{root}: photographs and masks in one folder; keep masks in one of their own")
-    return {
-        name: path
-        for name, path in found.items()
-        if not inside(path.parent) and real(path.parent) / path.name not in masks
-    }
+    kept = {}
+    for name, path in found.items():
+        above, file = os.path.split(path)
+        if not inside(above) and file not in files.get(real(above), ()):
+            kept[name] = path
+    return kept
 
 
 def matched(

@@ -36,7 +36,7 @@ from pipeline.datasets.tables import lines_of
 
 TABLE, MASK = "_classes.csv", "_mask.png"
 HEADER = re.compile(r'"?pixel value"?\s*[,;\t]\s*"?class"?', re.IGNORECASE)
-LINE = re.compile(r'"?\s*(\d+)\s*"?\s*[,;\t]\s*"?(.*?)"?')
+LINE = re.compile(r'"?\s*([0-9]{1,3})\s*"?\s*[,;\t]\s*"?(.*?)"?')
 UNDRAWN = {BACKGROUND, "unlabeled", "unlabelled"}
 
 
