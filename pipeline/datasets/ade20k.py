@@ -70,7 +70,9 @@ def info(path: Path, problems: list[str]) -> Rows:
         if not line or (number == 1 and cells[0].lower() == "idx"):
             continue
         if len(cells) < 2 or not NUMBER.fullmatch(cells[0]) or not 0 < int(cells[0]) < 255 or not names:
-            problems.append(f"{path}: line {number}: '{line}' found, a number and names with tabs between expected")
+            problems.append(
+                f"{path}: line {number}: '{line[:60]}' found, a number and names with tabs between expected"
+            )
             continue
         named.append((int(cells[0]), names))
     if not named:

@@ -107,7 +107,9 @@ def table(path: Path, problems: list[str]) -> Rows:
                 continue
         *colour, name = values(line, cells, columns)
         if not name or any(value > 255 for value in colour):
-            problems.append(f"{path}: line {number}: '{line}' found, `64 128 64 Animal` or `Animal,64,128,64` expected")
+            problems.append(
+                f"{path}: line {number}: '{line[:60]}' found, `64 128 64 Animal` or `Animal,64,128,64` expected"
+            )
             continue
         rows.append([*colour, BACKGROUND if name.casefold() == BACKGROUND else " ".join(name.split())])
     if not rows:

@@ -95,7 +95,7 @@ def labelmap(path: Path, problems: list[str]) -> Rows:
         colour = [int(value) for value in parts.groups()[1:]] if parts else [256]
         if parts is None or max(colour) > 255:
             problems.append(
-                f"{path}: line {number}: '{line}' found, `class:red,green,blue::` expected; export it again"
+                f"{path}: line {number}: '{line[:60]}' found, `class:red,green,blue::` expected; export it again"
             )
             continue
         name = " ".join(parts[1].split())

@@ -99,7 +99,7 @@ def table(path: Path, found: Exported) -> Rows:
             continue
         name = " ".join(parts[2].split()) if parts else ""
         if parts is None or not name or int(parts[1]) > 255:
-            found.problems.append(f"{path}: line {number}: '{line}' found, `1, cat` expected, of values up to 255")
+            found.problems.append(f"{path}: line {number}: '{line[:60]}' found, `1, cat` expected, of values up to 255")
             continue
         value = int(parts[1])
         undrawn = name.casefold() == BACKGROUND or (value == 0 and name.casefold() in UNDRAWN)
