@@ -71,7 +71,8 @@ def take_inventory(data: Data, file: Path, passing: Passing = iter) -> Inventory
     tags = tag_ids(source, classes, data)
     found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]), passing)
     for picture in source.pictures:
-        if picture.tags is None and picture.id in found.sizes:
+        seen = found.sizes if picture.mask is None else found.drawn  # of a mask that cannot be used nothing is known
+        if picture.tags is None and picture.id in seen:
             tags[picture.id] = found.drawn.get(picture.id, set())
     negative = looking.negatives(source, classes, found)
     compare(source, classes, tags, negative, found)

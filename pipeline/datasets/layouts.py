@@ -10,7 +10,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.data import Data, block_of
-from pipeline.datasets import coco, cvat, demo, exports, folder, label_studio, labelme, voc, yolo
+from pipeline.datasets import (
+    ade20k,
+    binary,
+    cityscapes,
+    coco,
+    colours,
+    cvat,
+    cvat_mask,
+    demo,
+    exports,
+    folder,
+    label_studio,
+    labelme,
+    roboflow,
+    voc,
+    yolo,
+)
 from pipeline.datasets.corrections import Reader, corrected
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
@@ -33,10 +49,15 @@ LAYOUTS: dict[str, Layout] = {
     "label-studio": Layout(label_studio.source, label_studio.trace, label_studio.recognised),
     "labelme": Layout(labelme.source, labelme.trace, labelme.recognised),
     "yolo": Layout(yolo.source, yolo.trace, yolo.recognised),
+    "cvat-mask": Layout(cvat_mask.source, cvat_mask.trace, cvat_mask.recognised),
+    "roboflow": Layout(roboflow.source, roboflow.trace, roboflow.recognised),
+    "cityscapes": Layout(cityscapes.source, cityscapes.trace, cityscapes.recognised),
+    "ade20k": Layout(ade20k.source, ade20k.trace, ade20k.recognised),
+    "colours": Layout(colours.source, colours.trace, colours.recognised),
+    "binary": Layout(binary.source, binary.trace, binary.recognised),
 }
-READERS = tuple(
-    Reader(tool.recognised, tool.read) for tool in (coco, cvat, label_studio, labelme, yolo)
-)  # of corrections
+# Of corrections.
+READERS = tuple(Reader(tool.recognised, tool.read) for tool in (coco, cvat, label_studio, labelme, yolo, cvat_mask))
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 

@@ -70,13 +70,17 @@ def raw_size(file: Path | bytes) -> tuple[Size, int]:
 def read_mask(file: Path | bytes) -> np.ndarray:
     """Mask values as they are in the file, uint8 or int32 [h,w]. Unusable where the file holds colours."""
     with open_picture(file) as image:
-        if image.format in LOSSY:
-            raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
+        refuse_lossy(image)
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
         tiles = getattr(image, "tile", ())  # asked first: what is loaded has none
         scaled = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
+
+
+def refuse_lossy(image: Image.Image) -> None:
+    if image.format in LOSSY:
+        raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
 
 
 def reason(error: Exception) -> str:

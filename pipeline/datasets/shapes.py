@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.pictures import UPRIGHT, Unusable, open_picture, read_mask
+from pipeline.datasets.pictures import UPRIGHT, Unusable, by, open_picture, read_mask, reason, refuse_lossy
 
 FILES = ("bitmap", "colours")  # keys of shapes that name a file
 LARGEST = 2**28  # pixels; no photograph that can be read has as many
@@ -40,7 +40,8 @@ FAR = 1e7  # pixels; no point that a person set lies farther away
 
 @dataclass(frozen=True)
 class Sketched:
-    """A sketch and all it is drawn from. raw: the text and the content of every file in it, whose digest is its own."""
+    """A sketch and all it is drawn from. raw: the text but for names of files, and what those hold: its digest is the
+    sketch's own, wherever they lie."""
 
     about: dict[str, Any]
     files: dict[str, bytes]
@@ -52,7 +53,9 @@ def sketched(text: str) -> Sketched:
     about = json.loads(text)
     names = [shape[key] for shape in about["shapes"] for key in FILES if key in shape]
     files = {name: Path(name).read_bytes() for name in names}
-    parts = [text.encode(), *files.values()]
+    for name in names:
+        text = text.replace(json.dumps(name), '""', 1)
+    parts = [text.encode(), *(files[name] for name in names)]
     return Sketched(about, files, b"".join(len(part).to_bytes(8, "big") + part for part in parts))
 
 
@@ -104,9 +107,14 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
             raise Unusable(f"a mask that is no base64 ({error}); export it again") from None
         put(mask, bitmap(content), left, top, shape["v"])
     else:
-        found = bitmap(files[shape["bitmap"]])
+        try:
+            found = bitmap(files[shape["bitmap"]])
+        except Exception as error:
+            raise Unusable(f"{shape['bitmap']}: {reason(error)}") from None
         if found.shape != mask.shape:
-            raise Unusable(f"{shape['bitmap']} is {found.shape[::-1]} and the photograph is not; export it again")
+            raise Unusable(
+                f"{shape['bitmap']} is a {by(found.shape)} mask for a {by(mask.shape)} photograph; export it again"
+            )
         put(mask, found, 0, 0, shape["v"])
 
 
@@ -162,13 +170,19 @@ def run_bitmap(runs: list[int], height: int, width: int) -> np.ndarray:
 
 
 def bitmap(content: bytes) -> np.ndarray:
-    """What is not 0 in a picture; of one with transparency what is not transparent. bool [h,w]."""
+    """What is not 0 in a picture; of one with transparency what is not transparent. bool [h,w]. Raises Unusable where a
+    picture without transparency holds more than 0 and another value: it says something else than in or out."""
     with open_picture(content) as image:
+        refuse_lossy(image)
         if image.has_transparency_data:
             return np.asarray(image.convert("RGBA"))[..., 3] > 0
-        if image.mode in ("RGB", "CMYK", "YCbCr"):
-            return np.asarray(np.asarray(image.convert("RGB")).any(-1))
-    return np.asarray(read_mask(content) > 0)
+        colour = image.mode == "RGB"
+        values = np.asarray(image).astype(np.int32) @ (65536, 256, 1) if colour else read_mask(content)
+    seen = np.unique(values)
+    if (seen != 0).sum() > 1:
+        shown = ", ".join(named(code, colour) for code in seen[:5].tolist())
+        raise Unusable(f"holds {shown}{', …' * (len(seen) > 5)}; the mask of one class holds 0 and 1, or 0 and 255")
+    return np.asarray(values != 0)
 
 
 def translated(content: bytes, table: list[list[int]]) -> np.ndarray:
@@ -178,6 +192,7 @@ def translated(content: bytes, table: list[list[int]]) -> np.ndarray:
     """
     if len(table[0]) == 4:
         with open_picture(content) as image:
+            refuse_lossy(image)
             rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
         codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         rows = {r << 16 | g << 8 | b: v for r, g, b, v in table}
