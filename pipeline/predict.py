@@ -31,7 +31,8 @@ from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets import rasters
-from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
+from pipeline.datasets.files import printable
+from pipeline.datasets.photos import Photo, find_photos
 from pipeline.datasets.pictures import read_mask, read_photograph, reason
 from pipeline.datasets.possible import possible_classes
 from pipeline.datasets.summary import LINES, grouped
@@ -40,63 +41,6 @@ from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
 MOST = 8  # photographs in a batch: twice as many are held, at their own size
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photograph and the files made from it. name: its path below the folder given, without suffix."""
-
-    path: Path
-    name: str
-    mask: Path
-    overlay: Path
-
-    @property
-    def file(self) -> str:
-        """Its path below the folder given."""
-        return Path(*self.path.parts[-1 - self.name.count("/") :]).as_posix()
-
-
-def find_photos(sources: Sequence[Path], out: Path) -> tuple[list[Photo], dict[Path, str]]:
-    """All photographs below these folders or files, what lies in `out` excepted; and the pictures that are not read,
-    with the reason. What else is left out is printed.
-
-    Raises InputError when there are none, when two would share a mask, or when a result would replace a photograph.
-    """
-    found, refused = dict[str, Photo](), dict[Path, str]()
-
-    def shared(path: Path, first: Path, name: str) -> InputError:
-        return InputError(printable(f"{path} and {first} would share the mask {name}.png; rename one"))
-
-    for source in sources:
-        if not source.exists():
-            raise InputError(f"{source}: no such file or folder")
-        if source.is_dir():
-            seen = see(source, out=out)
-        elif source.suffix.lower() in SUFFIXES:
-            seen = Seen({identity(source.name): source})
-        else:
-            seen = Seen(foreign={source.stem: source})
-        for note in seen.notes(source):
-            print(note, flush=True)
-        for second, first in seen.twins:
-            raise shared(second, first, identity(second.relative_to(source).as_posix()))
-        refused |= {path: foreign(path).partition(": ")[2] for path in seen.foreign.values()}
-        refused |= {source / name: reason for name, _, reason in (line.partition(": ") for line in seen.left.closed)}
-        for name, path in seen.found.items():
-            if name in found:
-                raise shared(path, found[name].path, name)
-            found[name] = Photo(path, name, out / f"{name}.png", out / "overlays" / f"{name}.jpg")
-    if not found:
-        reasons = [f"  {path}: {reason}" for path, reason in refused.items()]
-        where = f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)"
-        raise InputError(printable("\n".join([where, *reasons])))
-    originals = {photo.path.resolve() for photo in found.values()}
-    for photo in found.values():
-        for result in (photo.mask, photo.overlay):
-            if result.resolve() in originals:
-                raise InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
-    return list(found.values()), refused
 
 
 @dataclass(frozen=True)
@@ -290,6 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
     if args.steps is not None and args.steps < 0:
         parser.error(f"--steps {args.steps}: 0 or more expected")
+    if args.image_url is not None and "label-studio" not in args.to:
+        parser.error(f"--image-url {args.image_url}: --to label-studio expected, no other format holds addresses")
     for name in ("max_side", "tile", "overlap"):
         if (getattr(args, name) or 0) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: 0 or more expected")

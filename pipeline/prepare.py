@@ -27,7 +27,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from pipeline.core import cli, store
-from pipeline.core.config import ConfigError, Data, Demo, Folder, Voc, parse_block
+from pipeline.core.config import ConfigError, parse_block
+from pipeline.core.data import Data, Demo, Folder, Voc
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError
 from pipeline.core.lock import alone

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.core.config import Config, Data, parse
+from pipeline.core.config import Config, parse
+from pipeline.core.data import Data
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.source import draw_val
 
@@ -205,7 +206,7 @@ def test_photographs_are_counted(tmp_path: Path) -> None:
 
 def test_a_dry_run_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from pipeline.datasets.fingerprint import fingerprints; from pipeline.core.config import Data; "
+        "import sys; from pipeline.datasets.fingerprint import fingerprints; from pipeline.core.data import Data; "
         "fingerprints(Data()); print({'torch', 'numpy', 'zarr', 'PIL'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
@@ -245,7 +246,9 @@ def test_the_format_follows_from_the_block_given(given: dict[str, Any], layout: 
         ({"format": "folder", "voc": {"root": "x"}}, "data.voc is set but data.format is 'folder'"),
         ({"voc": {}, "folder": {}}, "data.voc and data.folder are both set; say which one counts with data.format"),
         ({"background": "none", "other": "background"}, "use other: void or error"),
-        ({"format": "coco"}, "Input should be 'demo', 'voc' or 'folder'"),
+        ({"format": "pascal"}, "Input should be 'demo', 'voc', 'folder'"),
+        ({"format": "coco", "folder": {"root": "x"}}, "data.folder is set but data.format is 'coco'"),
+        ({"name": "own", "export": {"root": "x"}}, "nothing says who wrote it: set data.format to one of coco"),
     ],
 )
 def test_other_data_never_run_under_my_name(given: dict[str, Any], finding: str) -> None:

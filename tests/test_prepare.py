@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from pipeline.core import cli, integrity, progress, store
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets import collage
 from pipeline.datasets import look as looking
 from pipeline.datasets.fingerprint import fingerprints

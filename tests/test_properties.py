@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.core.config import Config, ConfigError, Data, parse
+from pipeline.core.config import Config, ConfigError, parse
+from pipeline.core.data import Data
 from pipeline.core.recipe import Node, recipe_nodes, resolve, role
 from pipeline.core.steps import METHODS
 from pipeline.core.steps.base import DATA

@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.bad_input import (
     artifacts,
     configuration,
+    maskfiles,
     masks,
     names,
     photographs,
@@ -39,6 +40,7 @@ GROUPS: dict[str, list[Case]] = {
     "names and links": names.CASES,
     "tables": tables.CASES,
     "masks": masks.CASES,
+    "mask files": maskfiles.CASES,
     "configuration": configuration.CASES,
     "predict": predicting.CASES,
     "weights": weights.CASES,

@@ -77,8 +77,10 @@ def prepare(
     check: Callable[[Path], str] | None = None,
     **data: Any,
 ) -> Command:
-    """Make an artifact of the folder `root` (as voc=…: of a devkit). check: is given its manifest."""
-    layout = {"voc": data.pop("voc")} if "voc" in data else {"folder": {"root": root, **data.pop("folder", {})}}
+    """Make an artifact of the folder `root` (as voc=…: of a devkit; export=…, format=…: of an export). check: is given
+    its manifest."""
+    given = {block: data.pop(block) for block in ("voc", "export") if block in data}
+    layout = given or {"folder": {"root": root, **data.pop("folder", {})}}
     settings = {"name": "x", "max_side": 96, **layout, **data}
     words = ["--make", make, "--settings", json.dumps(settings), "--out", f"out/{make}.json"]
     looked = (lambda said: check(folder / f"out/{make}.json")) if check else (lambda said: "")

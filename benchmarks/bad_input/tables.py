@@ -33,7 +33,7 @@ def table(content: str | bytes, classes: bool = True, check: bool = False) -> Ca
         if not check:
             return prepare(at)
         settings = {"name": "x", "max_side": 96, "folder": {"root": "photos"}}
-        from pipeline.core.config import Data
+        from pipeline.core.data import Data
         from pipeline.datasets.inventory import FILE
         from pipeline.prepare import prepare as make
 

@@ -22,7 +22,8 @@ from types import FrameType
 from typing import get_args
 
 from pipeline.core import cards, integrity, progress, store
-from pipeline.core.config import DEVICE, LARGEST, ConfigError, parse_step
+from pipeline.core.config import DEVICE, ConfigError, parse_step
+from pipeline.core.data import LARGEST
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError, Job
 from pipeline.core.lock import alone

@@ -1,4 +1,5 @@
-"""The settings of a run: config.yaml as one `Config`, checked by pydantic. Methods' settings are in core/steps/.
+"""The settings of a run: config.yaml as one `Config`, checked by pydantic. Methods' settings are in core/steps/,
+those of the data set in core/data.py.
 
 This module must not import torch: a dry run has to answer in about a second.
 """
@@ -16,22 +17,19 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     Field,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from pipeline.core.data import Data
 from pipeline.core.steps import METHODS, AnyStep
 from pipeline.core.steps.base import Scales, Settings, Step
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of steps and recipes: parts of paths and of report names
-LARGEST = 4096  # pixels, of data.max_side
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 UNUSABLE = "{}<>*?[]\n\r\t\0"  # in paths: patterns and variables to Snakemake
 SHORT = reprlib.Repr()  # of what was found: by anchors a few lines of YAML stand for more than a terminal holds
@@ -48,111 +46,6 @@ def shown(value: Any) -> str:
 
 class ConfigError(ValueError):
     """A configuration that cannot be run. The message names the key, what was found and what was expected."""
-
-
-# ---------------------------------------------------------------------------------------------------------- data
-
-
-def _at_home(path: Path) -> Path:
-    """With ~ as the home folder."""
-    if "\0" in str(path):
-        raise ValueError("a path without NUL expected: no file system knows one")
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"a path that exists expected ({error})") from None
-
-
-Root = Annotated[Path, AfterValidator(_at_home)]
-
-
-class Demo(Settings):
-    train: int = Field(160, ge=2, description="training pictures")
-    val: int = Field(48, ge=1, description="validation pictures")
-    seed: int = Field(0, description="another seed composes other pictures")
-
-
-class Voc(Settings):
-    root: Root = Field(Path("data/VOCdevkit/VOC2012"), description="folder with JPEGImages and ImageSets")
-    masks: str = Field("SegmentationClass", description="folder of palette masks below root")
-    train: str = Field("train_aug", description="list of training images (tags, pseudo-labels, training)")
-    val: str = Field("val", description="list the final network is scored on")
-    score: str | None = Field("train", description="list label quality is scored on; null: the training list")
-    tags: Literal["xml", "csv", "masks"] = Field(
-        "xml", description="image tags from Annotations, tags.csv or the masks"
-    )
-    download: bool = Field(False, description="fetch and unpack the public devkit first if root does not exist")
-    url: str | None = Field(None, description="where to fetch it from; null: torchvision's address")
-
-
-class Folder(Settings):
-    root: Root = Field(Path("data/photos"), description="folder with images/, tags.csv and optional masks/, splits/")
-    val_share: float = Field(0.2, gt=0, lt=1, description="seeded validation share where there is no splits/val.txt")
-    seed: int = Field(0, description="seed of that draw")
-
-
-class Data(Settings):
-    name: str = Field("demo", pattern=r"^[A-Za-z0-9_-]+$", description="folder below results/")
-    format: Literal["demo", "voc", "folder"] = Field(
-        "demo", description="layout; left out: that of the block given, voc or folder, and demo where neither is"
-    )
-    max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
-    background: Literal["first", "none"] = Field(
-        "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
-    )
-    classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
-    other: Literal["error", "background", "void"] = Field(
-        "error", description="what a mask value of a class not kept becomes; error: refuse the data set"
-    )
-    untagged: Literal["error", "drop"] = Field(
-        "error",
-        description="training images without a tag, as classes leave some: refuse the data set, or drop them; "
-        "those said to show none of the classes (tag `background`, empty mask) stay",
-    )
-    share: float = Field(
-        1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
-    )
-    demo: Demo = Field(Demo(), description="which of the built-in pictures")
-    voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
-    folder: Folder = Field(Folder(), description="where a plain folder of photographs lies")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _layout(cls, raw: Any) -> Any:
-        """Infer the format, and refuse settings that would run other data than they name. A block `demo` decides
-        nothing: config.yaml, which is read first, has one."""
-        if not isinstance(raw, dict):
-            return raw
-        given = [block for block in ("voc", "folder") if block in raw]
-        name, stated = raw.get("name", "demo"), raw.get("format")
-        if stated is None:
-            if len(given) > 1:
-                raise ValueError("data.voc and data.folder are both set; say which one counts with data.format")
-            if not given and name != "demo":
-                raise ValueError(
-                    f"data.name is '{name}' but nothing says where the photographs are: set data.folder.root or "
-                    "data.voc.root, or data.format: demo for the built-in pictures"
-                )
-            return {**raw, "format": given[0] if given else "demo"}
-        for block in given:
-            if block != stated:
-                raise ValueError(
-                    f"data.{block} is set but data.format is '{stated}', which does not read it: "
-                    f"set data.format: {block}, or remove data.{block}"
-                )
-        return raw
-
-    @model_validator(mode="after")
-    def _no_background(self) -> Data:
-        if self.background == "none" and self.other == "background":
-            raise ValueError("data.other is 'background' but data.background is 'none'; use other: void or error")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _own_block(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the blocks of other layouts, so that what is written can be read again."""
-        others = {"demo", "voc", "folder"} - {self.format}
-        return {key: value for key, value in handler(self).items() if key not in others}
 
 
 class Evaluate(Settings):
@@ -258,6 +151,15 @@ def parse(raw: dict[str, Any], files: dict[str, Any] | None = None) -> Config:
     except RecursionError:
         where = ", ".join(files or ["config.yaml"])
         raise ConfigError(f"{where}: a block or list holds itself (by an anchor, `&a` … `*a`); write it out") from None
+
+
+def own_file() -> Path:
+    """config.yaml of this folder, else, as in workflow/Snakefile, of the checkout. Raises ConfigError if neither is."""
+    places = (Path(), Path(__file__).resolve().parents[2])
+    for folder in places:
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise ConfigError(f"config.yaml is not in {Path.cwd()}: run from the folder that `snakemake` is run in")
 
 
 def refuse_repeated(file: Path) -> None:

@@ -32,7 +32,7 @@ from pipeline.core.syntax import IMPORTERS, Dotted, Source, Text, only, table_ke
 NOT_CODE = frozenset(
     f"pipeline.core.{name}"
     for name in (
-        *("config", "recipe", "digest", "syntax", "cli", "job", "cards", "progress"),
+        *("config", "data", "recipe", "digest", "syntax", "cli", "job", "cards", "progress"),
         *(f"steps{theme}" for theme in ("", ".base", ".weights", ".seeds", ".labels", ".models")),
     )
 )

@@ -14,7 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from pipeline.core.config import Compute, Config, Data, Demo, Evaluate, Folder, Report, Voc
+from pipeline.core.config import Compute, Config, Evaluate, Report
+from pipeline.core.data import Data, Demo, Export, Folder, Voc
 from pipeline.core.steps import METHODS
 from pipeline.core.steps.base import Step
 
@@ -31,6 +32,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "data.demo": Demo,
     "data.voc": Voc,
     "data.folder": Folder,
+    "data.export": Export,
     "evaluate": Evaluate,
     "report": Report,
     "compute": Compute,

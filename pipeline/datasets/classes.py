@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.source import Source
 from pipeline.kinds.pixels import VOID
 

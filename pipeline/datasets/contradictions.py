@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.classes import Classes
 from pipeline.datasets.files import some
 from pipeline.datasets.look import Look

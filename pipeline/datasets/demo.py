@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
 from pipeline.datasets.source import Picture, Source, Trace
 
 CLASSES: tuple[str, ...] = ("background", "cat", "owl", "fish", "beetle")

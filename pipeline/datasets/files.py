@@ -178,7 +178,7 @@ def listing(path: Path, problems: list[str], notes: list[str], suffixes: tuple[s
     found = {**seen.found, **seen.foreign}
     wrong = [(name, reason) for name in found if (reason := unusable(name))]
     problems += [printable(f"{found.pop(name)}: a name that {reason}; rename it") for name, reason in wrong]
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+    return dict(sorted(found.items(), key=lambda item: item[1].parts))
 
 
 def unusable(name: str) -> str:

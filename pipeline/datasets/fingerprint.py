@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from pipeline.core.config import Data
+from pipeline.core.data import Data
+from pipeline.datasets.corrections import counted
 from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
-from pipeline.datasets.layouts import LAYOUTS
+from pipeline.datasets.layouts import LAYOUTS, READERS
+from pipeline.datasets.source import Trace
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
+WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".zip"}  # by annotation tools
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ def scanned_once(data: Data, first: bool) -> Fingerprints:
 def fingerprints(data: Data) -> Fingerprints:
     """Digests of all that each artifact of a data set is made from: one pass over folders, no file but lists opened.
 
-    photographs: the files and the lists. tags: what says them (tags.csv, annotations, or the masks), the classes, the
-    lists. masks: the files, the classes, the lists. inventory: everything. Where the lists depend on tags, as with
-    untagged: drop, so do all. Missing, unreadable and dangling files count as such; prepare names them.
+    photographs: the files and the lists. tags: what says them (tags.csv, annotations, an export, or the masks), the
+    classes, the lists. masks: the files or the export, the classes, the lists. inventory: everything. Where the lists
+    depend on tags, as with untagged: drop, so do all. Missing, unreadable and dangling files count as such; prepare
+    names them.
     """
     trace = LAYOUTS[data.format].trace(data)
     photographs = scan(trace.photographs, PICTURES, trace.wanted)
@@ -63,17 +67,24 @@ def fingerprints(data: Data) -> Fingerprints:
     kept = data.classes, data.other, data.background
     names = [data.format, trace.drawn, data.share, texts(trace.lists), photographs.names]
     meaning = [*names, kept, texts(trace.classes)]
-    said = [trace.tags_from, texts(trace.tags), annotations.files]
-    tags = digest([*meaning, data.untagged, said, masks.files if trace.tags_from == "masks" else None])
+    exported, corrected = ([content(path) for path in paths] for paths in (trace.exported, data.corrections))
+    said = [trace.tags_from, texts(trace.tags), annotations.files, exported]
+    drawn = [masks.files, corrected] if trace.tags_from in ("masks", "export") else None
+    tags = digest([*meaning, data.untagged, said, drawn])
     rows = [*names, tags if data.untagged == "drop" else None]
     return Fingerprints(
-        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files]),
+        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files, corrected]),
         digest([*rows, data.max_side, photographs.files]),
         tags,
-        digest([*rows, meaning, masks.files]),
+        digest([*rows, meaning, masks.files, exported, corrected]),
         photographs.count if trace.count is None else trace.count,
-        masks.count if trace.photographs else trace.count or 0,
+        masked_in(trace, masks.count) + (counted(data, READERS) if data.corrections else 0),
     )
+
+
+def content(path: Path) -> object:
+    """Of a file or folder that an annotation tool wrote."""
+    return scan(path, WRITTEN, None).files if path.is_dir() else texts([path])
 
 
 def digest(parts: object) -> str:
@@ -94,6 +105,13 @@ def texts(paths: Iterable[Path]) -> list[str]:
         except OSError as error:
             found.append(f"{path.name} {error.errno}")
     return found
+
+
+def masked_in(trace: Trace, files: int) -> int:
+    """How many photographs have a mask, of this many files of masks."""
+    if trace.masked is not None:
+        return trace.masked
+    return files if trace.photographs else trace.count or 0
 
 
 @dataclass(frozen=True)

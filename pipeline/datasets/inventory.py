@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import store
-from pipeline.core.config import Data
+from pipeline.core.data import Data, block_of
 from pipeline.core.digest import code_digest
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
@@ -70,8 +70,10 @@ def take_inventory(data: Data, file: Path, passing: Passing = iter) -> Inventory
     classes = keep_classes(source.classes, data, problems)
     tags = tag_ids(source, classes, data)
     found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]), passing)
-    if source.tags_from == "masks":
-        tags |= found.drawn | {p.id: set() for p in source.pictures if p.mask is None and p.id in found.sizes}
+    for picture in source.pictures:
+        seen = found.sizes if picture.mask is None else found.drawn  # of a mask that cannot be used nothing is known
+        if picture.tags is None and picture.id in seen:
+            tags[picture.id] = found.drawn.get(picture.id, set())
     negative = looking.negatives(source, classes, found)
     compare(source, classes, tags, negative, found)
     problems += looking.leaks(source, found)
@@ -97,7 +99,7 @@ def say(lines: list[str]) -> None:
 
 def stamp_of(data: Data) -> str:
     """Equal stamps mean that nothing has changed: code, settings, and all files by name, size and time."""
-    away: Any = {"name": True, data.format: {"root", "download", "url"}}
+    away: Any = {"name": True, block_of(data.format): {"root", "download", "url"}}
     made_of = code_digest("prepare", [data.format]), data.model_dump_json(exclude=away), fingerprints(data).inventory
     return hashlib.sha256(repr(made_of).encode()).hexdigest()
 

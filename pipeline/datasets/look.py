@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.store import DIGEST
-from pipeline.datasets import pictures
+from pipeline.datasets import pictures, shapes
 from pipeline.datasets.classes import REFUSED, Classes
 from pipeline.datasets.files import MASKS, SUFFIXES, is_read, printable
 from pipeline.datasets.pictures import Size, Unusable, by
-from pipeline.datasets.source import Drawn, Picture, Source, with_train
+from pipeline.datasets.source import Drawn, Picture, Sketch, Source, with_train
 from pipeline.kinds.photographs import too_narrow
 from pipeline.kinds.pixels import VOID
 
 NO_MASK = bytes(DIGEST)
-Content = bytes | Drawn  # of a file
+Content = bytes | Drawn | shapes.Sketched  # of a file
 Passing = Callable[[list[Picture]], Iterator[Picture]]
 
 
@@ -119,18 +119,23 @@ def _composer() -> Callable[[int, int], tuple[np.ndarray, np.ndarray, list[str]]
     return lru_cache(maxsize=256)(collage.compose)  # photograph and mask are asked for one after the other
 
 
-def content(file: Path | Drawn) -> Content:
+def content(file: Path | Drawn | Sketch) -> Content:
+    if isinstance(file, Sketch):
+        return shapes.sketched(file.text)
     return file.read_bytes() if isinstance(file, Path) else file
 
 
 def digest(content: Content) -> bytes:
-    return hashlib.blake2b(
-        content if isinstance(content, bytes) else repr(content).encode(), digest_size=DIGEST
-    ).digest()
+    if isinstance(content, shapes.Sketched):
+        raw = content.raw
+    else:
+        raw = content if isinstance(content, bytes) else repr(content).encode()
+    return hashlib.blake2b(raw, digest_size=DIGEST).digest()
 
 
 def photograph(content: Content) -> np.ndarray:
     """uint8 [h,w,3], upright."""
+    assert not isinstance(content, shapes.Sketched)
     return pictures.read_photograph(content) if isinstance(content, bytes) else _composer()(*content)[0]
 
 
@@ -144,6 +149,8 @@ def size_of(content: Content) -> Size:
 
 def mask_values(content: Content) -> np.ndarray:
     """uint8 or int32 [h,w]."""
+    if isinstance(content, shapes.Sketched):
+        return shapes.draw(content)
     return pictures.read_mask(content) if isinstance(content, bytes) else _composer()(*content)[1]
 
 
@@ -200,9 +207,11 @@ def untagged(source: Source, classes: Classes, tags: Mapping[str, set[int]], neg
 def _no_class(picture: Picture, tags_from: str, classes: Classes) -> str:
     """Why nothing is known of a photograph, and what to do."""
     others = "remove it from the training list, or set data.untagged: drop"
-    if tags_from == "masks" and picture.mask is None:
+    if tags_from in ("masks", "export") and picture.mask is None and not picture.tags:
+        if tags_from == "export":
+            return f"nothing in the export; annotate it, {others}"
         return f"no mask, from which its tags are taken; add it, {others}"
-    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask"}[tags_from]
+    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask", "export": "the export"}[tags_from]
     if classes.background is None or not classes.known:
         return f"no class in {where}; tag it, {others}"
     shows = f"`{classes.known[classes.background]}` where it shows none"

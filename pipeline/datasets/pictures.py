@@ -41,7 +41,7 @@ class Unusable(ValueError):
 
 def read_photograph(file: Path | bytes) -> np.ndarray:
     """uint8 [h,w,3], upright and writable."""
-    with _open(file) as image:
+    with open_picture(file) as image:
         _refuse_deep(image)
         image.load()
         turn = UPRIGHT.get(_orientation(image))
@@ -51,7 +51,7 @@ def read_photograph(file: Path | bytes) -> np.ndarray:
 
 def look_at_photograph(file: Path | bytes) -> Size:
     """Its upright size, after decoding all of it."""
-    with _open(file) as image:
+    with open_picture(file) as image:
         _refuse_deep(image)
         width, height = image.size
         image.draft("RGB", (1, 1))  # JPEG: all bytes are read, few pixels computed
@@ -59,16 +59,28 @@ def look_at_photograph(file: Path | bytes) -> Size:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def raw_size(file: Path | bytes) -> tuple[Size, int]:
+    """Its size as stored, and its EXIF orientation, from the head of the file alone: a PNG that says it behind its
+    pixels is taken as upright."""
+    with open_picture(file) as image:
+        width, height = image.size
+        return (height, width), _orientation(image)
+
+
 def read_mask(file: Path | bytes) -> np.ndarray:
     """Mask values as they are in the file, uint8 or int32 [h,w]. Unusable where the file holds colours."""
-    with _open(file) as image:
-        if image.format in LOSSY:
-            raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
+    with open_picture(file) as image:
+        refuse_lossy(image)
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise Unusable(f"holds {image.mode} colours; save it as gray or palette PNG whose values are class numbers")
         tiles = getattr(image, "tile", ())  # asked first: what is loaded has none
         scaled = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
         return np.asarray(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // scaled
+
+
+def refuse_lossy(image: Image.Image) -> None:
+    if image.format in LOSSY:
+        raise Unusable(f"is {image.format}, whatever its suffix; JPEG blurs class numbers, export it again as PNG")
 
 
 def reason(error: Exception) -> str:
@@ -87,7 +99,7 @@ def by(size: tuple[int, ...]) -> str:
     return f"{size[1]}×{size[0]}"
 
 
-def _open(file: Path | bytes) -> Image.Image:
+def open_picture(file: Path | bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except UnidentifiedImageError:

@@ -25,12 +25,23 @@ SCORED = 20  # masks that a drawn validation list is to hold, so that there is a
 
 
 @dataclass(frozen=True)
+class Sketch:
+    """A mask that no file holds: what it is drawn from (datasets/shapes.py), as text. where: for messages alone."""
+
+    text: str
+    where: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.where
+
+
+@dataclass(frozen=True)
 class Picture:
     """One photograph and what is said about it."""
 
     id: str
     image: Path | Drawn
-    mask: Path | Drawn | None = None
+    mask: Path | Drawn | Sketch | None = None
     tags: tuple[str, ...] | None = None  # None: the classes in the mask
 
 
@@ -58,9 +69,11 @@ class Trace:
     photographs: Path | None = None  # folders
     masks: Path | None = None
     annotations: Path | None = None
+    exported: tuple[Path, ...] = ()  # files and folders that say tags and masks at once
     tags_from: str = ""
     wanted: frozenset[str] | None = None  # names of the pictures that count; None: all in the folders
     count: int | None = None  # of photographs; None: those in the folder
+    masked: int | None = None  # how many have a mask; None: as many as there are files in the folder
 
 
 def fill_splits(
@@ -157,10 +170,11 @@ def assemble(
     source: Source,
     where: Mapping[str, str],
     photographs: Mapping[str, Path],
-    masks: Mapping[str, Path],
-    tags: Mapping[str, tuple[str, ...]] | None,
+    masks: Mapping[str, Path | Sketch],
+    tags: Mapping[str, tuple[str, ...] | None] | None,
 ) -> Source:
-    """Check the lists against the photographs and each other; add the pictures, in the order train, val."""
+    """Check the lists against the photographs and each other; add the pictures, in the order train, val. Tags of None
+    are the classes in the mask, of one picture or of all."""
     train, found = set(source.splits["train"]), source.problems
     shared = source.splits["score"] is source.splits["train"]
     for split in SPLITS[: 2 if shared else 3]:

@@ -28,13 +28,17 @@ def check_spelling(counts: Mapping[str, int], where: object, problems: list[str]
         problems.append(f"{where}: {shown(name)} and {shown(other)} differ in capitals alone; write them alike")
     slips = list[str]()
     for place, name in enumerate(often):
-        like = [other for other in often[:place] if counts[name] * RARE <= counts[other] and slip(name, other)]
+        like = [other for other in often[:place] if rare(counts[name], counts[other]) and slip(name, other)]
         slips += [f"{shown(name)} beside {shown(other)}" for other in like[:1]]
     if slips:
         warnings.append(f"{where}: typing errors? {some(slips)}; correct them, or else they are classes of their own")
     if odd := [name for name in sorted(counts) if ODD.search(name)]:
         names, separate = some([f"'{name}'" for name in odd]), "spaces, commas and semicolons separate tags"
         warnings.append(f"{where}: odd names of classes: {names}; {separate}, all else is part of a name")
+
+
+def rare(count: int, other: int) -> bool:
+    return other > 0 and count * RARE <= other
 
 
 def slip(one: str, other: str) -> bool:

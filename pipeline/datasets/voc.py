@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from xml.etree import ElementTree
 
-from pipeline.core.config import Data, Voc
+from pipeline.core.data import Data, Voc
 from pipeline.datasets.files import MASKS, listing
 from pipeline.datasets.source import Source, Trace, assemble, strays
 from pipeline.datasets.tables import names_in, read_classes, read_list, read_tags
@@ -50,6 +50,10 @@ def source(data: Data) -> Source:
         tags = {name: read_objects(root / "Annotations" / f"{name}.xml", classes, problems) for name in ids}
     found = Source(classes, [], splits, settings.tags, problems, notes=notes)
     return assemble(found, {split: str(path) for split, path in paths.items()}, photographs, masks, tags)
+
+
+def recognised(path: Path) -> bool:
+    return (path / "JPEGImages").is_dir() and (path / "ImageSets" / "Segmentation").is_dir()
 
 
 def absent(data: Data) -> str:
