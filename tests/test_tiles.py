@@ -3,6 +3,7 @@ that does not grow with the picture."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import planted
 import pytest
 import torch
 from colours import colour_segmenter
+from conftest import ROOT
 from PIL import Image
 from test_export import NAMES, noise, segmenter
 from test_predict import CLASSES, PALETTE, call, mask_of, stripes
 
+from benchmarks import tiles as benchmark
 from pipeline.core import store
 from pipeline.core.job import InputError
 from pipeline.kinds.pixels import resize_nearest
@@ -143,3 +146,11 @@ def test_tags_hold_in_every_tile(model: Path) -> None:
         network.probabilities(rgb[None], np.array([[True, False, True, True]]))[0].argmax(0).numpy(), 32, 640
     )
     assert (found == expected).mean() > 0.99 and set(np.unique(found)) == {0, 2, 3}
+
+
+def test_the_page_has_the_benchmarks_figures() -> None:
+    found = json.loads(benchmark.JSON.read_text())
+    assert benchmark.table(found) in (ROOT / "docs" / "rasters.md").read_text()
+    memory = next(row for row in found if row["what"] == "peak memory")
+    assert memory["megabytes"] < memory["bar"] == 4096 and memory["size"] == "20000 x 20000"
+    assert all(row["differing_pixels"] == 0 for row in found if row.get("exact"))
