@@ -1,0 +1,93 @@
+"""The circle of docs/tutorials/corrections.md, its commands run as they stand there: a network from tags, its masks
+corrected, and only what follows from the corrections computed again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import warm
+from conftest import ROOT
+from PIL import Image
+from test_workflow import TINY, checkout, environment, jobs
+
+from pipeline.annotations import brush
+from pipeline.core.store import Artifact
+from pipeline.datasets import collage
+from pipeline.kinds import classes
+from pipeline.kinds.masks import has_mask, true_mask
+from pipeline.kinds.photographs import ids
+
+pytestmark = pytest.mark.workflow
+PAGE = ROOT / "docs/tutorials/corrections.md"
+COMMANDS = re.findall(r"^    ((?:python -m|snakemake) .+)$", PAGE.read_text(), re.M)
+
+
+def correct(predicted: Path, corrected: Path, truth: dict[str, np.ndarray], names: list[str]) -> None:
+    """What Label Studio exports after somebody has corrected every task: the true masks, brush by brush."""
+    tasks = json.loads(predicted.read_text())
+    for task in tasks:
+        mask = truth[Path(task["data"]["photograph"]).stem]
+        regions = []
+        for value in np.unique(mask[(mask > 0) & (mask < 255)]):
+            region = {"format": "rle", "rle": brush.encode(mask == value).tolist(), "brushlabels": [names[value]]}
+            size = {"original_width": mask.shape[1], "original_height": mask.shape[0], "image_rotation": 0}
+            regions.append({"type": "brushlabels", "from_name": "mask", "to_name": "image", "value": region, **size})
+        task["annotations"] = [{"id": 1, "result": regions, "was_cancelled": False}]
+    corrected.write_text(json.dumps(tasks))
+
+
+def test_the_tutorial_of_corrections(tmp_path: Path) -> None:
+    where = checkout(tmp_path)
+    shutil.copy(TINY, where / "configs/photographs.yaml")
+    collage.write(where / "photos", train=12, val=4, seed=0)
+    names = (where / "photos/classes.txt").read_text().split("\n")
+    truth = {path.stem: np.asarray(Image.open(path)) for path in (where / "photos/masks").iterdir()}
+    for name in ("masks", "classes.txt", "splits"):
+        path = where / "photos" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    given = environment(where, warm.stand_in(where / "bin"))
+    said = []
+    for command in COMMANDS:
+        program, *rest = shlex.split(command)
+        if "--corrections" in command:
+            correct(where / "next/label-studio.json", where / "corrected.json", truth, names)
+        if program == "snakemake":
+            rest = ["--nocolor", *rest]
+        module = "snakemake" if program == "snakemake" else rest[1]
+        status, text = warm.run(module, rest if program == "snakemake" else rest[2:], where, given)
+        assert status == 0, f"{command}\n{text[-5000:]}"
+        said.append(text)
+    assert [command.split()[2 if command.startswith("python") else 0] for command in COMMANDS] == [
+        "pipeline.start",
+        "snakemake",
+        "pipeline.suggest",
+        "pipeline.start",
+        "snakemake",
+    ]
+    assert "recipe `tags`" in said[0] and "recipe `tags-few`" in said[3]
+    again = jobs(said[4])
+    assert not {"classify", "cam", "saliency", "crf", "init", "imagenet", "prepare_photographs"} & again.keys(), again
+    assert again["prepare_masks"] == again["merge"] == again["segment"] == 1, again
+    assert re.search(r"\d+ of \d+ results are there already and stay: .*classify", said[4])
+    masks = Artifact(where / "results/photos/masks.json", "masks")
+    rows = dict(enumerate(ids(Artifact(where / "results/photos/photographs.json", "photographs"))))
+    assert has_mask(masks).all()
+    own = np.array([classes.names(masks).index(name) for name in names if name] + [0] * 256)[
+        :256
+    ]  # by name, not number
+    for row, name in rows.items():
+        np.testing.assert_array_equal(true_mask(masks, row), own[truth[name]], err_msg=name)
+    place = where / "results/photos/seed0"
+    before, after = (
+        json.loads(next(place.rglob(f"{step}/labels.metrics.json")).read_text()) for step in ("crf", "merge")
+    )
+    assert after["miou"] > max(0.99, before["miou"]), "the corrected labels are the true ones"
+    index = (where / "results/photos/report/index.html").read_text()
+    assert all(f">{recipe}<" in index for recipe in ("tags", "tags-few")) and all(name in index for name in names[1:4])
