@@ -3,7 +3,8 @@
     python -m pipeline.predict results/demo/seed0/.../ce/model.json photos/ --out masks/
 
 Writes masks/<photo>.png (mode P, pixel = class id, at the photograph's own size, upright as its EXIF says),
-masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made.
+masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made. With
+--to, also what annotation tools read (docs/formats.md), written at the end from the masks that lie there.
 Subfolders are kept, also behind links; hidden files are left alone. A photo whose mask is there is skipped; a picture
 that cannot be read, or has a format that is not, is named at the end (exit code 1), the others are done. Photographs
 are never written to.
@@ -22,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.annotations import export
+from pipeline.annotations.labelled import About
 from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
-from pipeline.datasets.pictures import read_photograph, reason
+from pipeline.datasets.pictures import read_mask, read_photograph, reason
 from pipeline.datasets.summary import LINES, grouped
 from pipeline.datasets.tables import read_tags
 from pipeline.kinds import classes
@@ -45,6 +48,11 @@ class Photo:
     name: str
     mask: Path
     overlay: Path
+
+    @property
+    def file(self) -> str:
+        """Its path below the folder given."""
+        return Path(*self.path.parts[-1 - self.name.count("/") :]).as_posix()
 
 
 def find_photos(sources: Sequence[Path], out: Path) -> tuple[list[Photo], dict[Path, str]]:
@@ -190,6 +198,8 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
     record |= {"steps": args.steps}
     check_record(args, record, photos)
+    about = About(names, background, artifact.digest, args.photos, args.image_url)
+    export.check(args.to, args.out, about, ours=(args.out / RECORD).is_file())
     todo = [
         photo
         for photo in photos
@@ -205,6 +215,8 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         for photo in todo:
             photo.mask.unlink(missing_ok=True)
             photo.overlay.unlink(missing_ok=True)
+        if (args.out / RECORD).is_file():
+            export.discard(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomic(args.out / RECORD, json.dumps(record, indent=1) + "\n")
 
@@ -233,7 +245,19 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         except Exception as error:  # one bad file must not cost the others; all are named at the end
             failed[photo.path] = f"{type(error).__name__}: {error}"
         started = time.monotonic()
-    return failed
+    masked = [export.Masked(photo.path, photo.file, photo.mask) for photo in photos]
+    said, unusable = export.assemble(args.to, args.out, masked, about, class_ids)
+    for line in said:
+        print(printable(line), flush=True)
+    return failed | unusable
+
+
+def class_ids(mask: Path) -> np.ndarray:
+    """Values of a mask. ValueError, with the reason and what to do, where it cannot be read."""
+    try:
+        return read_mask(mask)
+    except Exception as error:
+        raise ValueError(reason(error)) from None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -243,6 +267,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="manifest of a model, model.json")
     parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
     parser.add_argument("--out", type=Path, required=True, help="folder for masks, overlays/ and predict.json")
+    parser.add_argument(
+        "--to", nargs="+", choices=["masks", *export.WRITERS], default=["masks"], help="what to write beside the masks"
+    )
+    parser.add_argument("--image-url", help="label-studio: where it finds the photographs; default: its local files")
     parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: only these classes are possible")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="relative sizes to average over")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")

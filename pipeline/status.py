@@ -38,7 +38,7 @@ from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
 from pipeline.core import cli, progress, recipe
-from pipeline.core.config import Config, ConfigError, parse
+from pipeline.core.config import Config, ConfigError, own_file, parse
 from pipeline.datasets.fingerprint import fingerprints
 
 LOCKS = Path(".snakemake/locks")
@@ -69,12 +69,10 @@ class State:
 
 
 def configured(files: Sequence[str], pairs: Sequence[str]) -> Config:
-    """config.yaml of this folder with `files` and KEY=VALUE over it, as Snakemake merges them. Raises ConfigError."""
-    if not Path("config.yaml").is_file():
-        raise ConfigError(f"config.yaml is not in {Path.cwd()}: run from the folder that `snakemake` is run in")
+    """config.yaml (`own_file`) with `files` and KEY=VALUE over it, as Snakemake merges them. Raises ConfigError."""
     merged: dict[str, Any] = {}
     read: dict[str, Any] = {}
-    for file in ("config.yaml", *files):
+    for file in (str(own_file()), *files):
         try:
             read[file] = load_configfile(file)
         except Exception as error:  # Snakemake's WorkflowError, or the system's

@@ -246,7 +246,9 @@ def test_the_format_follows_from_the_block_given(given: dict[str, Any], layout: 
         ({"format": "folder", "voc": {"root": "x"}}, "data.voc is set but data.format is 'folder'"),
         ({"voc": {}, "folder": {}}, "data.voc and data.folder are both set; say which one counts with data.format"),
         ({"background": "none", "other": "background"}, "use other: void or error"),
-        ({"format": "cocoa"}, "Input should be 'demo', 'voc', 'folder'"),
+        ({"format": "pascal"}, "Input should be 'demo', 'voc', 'folder'"),
+        ({"format": "coco", "folder": {"root": "x"}}, "data.folder is set but data.format is 'coco'"),
+        ({"name": "own", "export": {"root": "x"}}, "nothing says who wrote it: set data.format to one of coco"),
     ],
 )
 def test_other_data_never_run_under_my_name(given: dict[str, Any], finding: str) -> None:

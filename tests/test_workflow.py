@@ -248,13 +248,13 @@ def test_a_missing_data_set_is_explained_on_the_terminal(clone: Path) -> None:
 
 
 def test_from_another_folder_the_code_of_the_checkout_runs(tmp_path: Path) -> None:
-    where, here = tmp_path / "check out", tmp_path / "here"
+    """With the checkout's config.yaml where the folder has none, as a workflow that is deployed elsewhere."""
+    where, here = tmp_path / "check out", tmp_path / "he re"
     where.mkdir()
     checkout(where)
     with (where / "pipeline" / "prepare.py").open("a") as code:
         code.write("    print('made by', __file__)\n")
     here.mkdir()
-    shutil.copy(where / "config.yaml", here)
     (here / "own.yaml").write_text(
         "{results: made here, data: {name: x, format: demo, max_side: 32, demo: {train: 4, val: 1}}}"
     )
@@ -268,6 +268,22 @@ def test_from_another_folder_the_code_of_the_checkout_runs(tmp_path: Path) -> No
     for how in ("--dry-run", "--quiet"):
         subprocess.run([*given[:3], "--delete-all-output", how, *given[3:]], cwd=here, env=env, check=True)
         assert any(made.iterdir()) == (how == "--dry-run"), "stores too"
+    module = f"module tagmask:\n    snakefile: {str(where / 'workflow/Snakefile')!r}\n    config: config\n"
+    (here / "Snakefile").write_text(f"{module}use rule * from tagmask\n")
+    shutil.copy(where / "config.yaml", here / "all.yaml")
+    files = ["--configfile", *(str(here / name) for name in ("all.yaml", "own.yaml"))]
+    plans = []
+    for how in (["-s", str(where / "Snakefile")], ["-s", str(where / "workflow/Snakefile")], []):
+        said = subprocess.run(
+            [*given[:3], "-n", "--nocolor", "--directory", str(here), *how, *files],
+            cwd=tmp_path if how else here,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        plans.append(jobs(said.stdout + said.stderr))
+    assert plans[0] == plans[1] == plans[2] and plans[0]["triplet"] == 1, plans
 
 
 # ----------------------------------------------------------------------------------------------------- one run

@@ -153,6 +153,15 @@ def parse(raw: dict[str, Any], files: dict[str, Any] | None = None) -> Config:
         raise ConfigError(f"{where}: a block or list holds itself (by an anchor, `&a` … `*a`); write it out") from None
 
 
+def own_file() -> Path:
+    """config.yaml of this folder, else, as in workflow/Snakefile, of the checkout. Raises ConfigError if neither is."""
+    places = (Path(), Path(__file__).resolve().parents[2])
+    for folder in places:
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise ConfigError(f"config.yaml is not in {Path.cwd()}: run from the folder that `snakemake` is run in")
+
+
 def refuse_repeated(file: Path) -> None:
     """Raises ConfigError where a key stands twice in a block of a YAML file, of which YAML takes the last. Silent about
     what is no YAML: Snakemake has named it."""

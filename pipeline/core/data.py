@@ -63,6 +63,7 @@ class Export(Settings):
 # What annotation tools write, each read by a module of datasets/; all of them have the block `export`.
 Tool = Literal["coco", "cvat", "label-studio", "cvat-mask", "roboflow", "colours", "binary", "cityscapes", "ade20k"]
 EXPORTS: tuple[str, ...] = get_args(Tool)
+FREE = ("cityscapes", "ade20k")  # of a background: what is not one of their classes is void
 
 
 class Data(Settings):
@@ -72,7 +73,9 @@ class Data(Settings):
     )
     max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
     background: Literal["first", "none"] = Field(
-        "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
+        "first",
+        description="first: the first class, mask value 0, is the background; none: it is one as any other; left out: "
+        "first, of cityscapes and ade20k none",
     )
     classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
     other: Literal["error", "background", "void"] = Field(
@@ -85,6 +88,10 @@ class Data(Settings):
     )
     share: float = Field(
         1.0, gt=0, le=1, description="share of the training images used, for a first try; a score list is kept whole"
+    )
+    corrections: tuple[Root, ...] = Field(
+        (),
+        description="masks corrected elsewhere, which replace the data set's own: exports, or predicted masks edited",
     )
     demo: Demo = Field(Demo(), description="which of the built-in pictures")
     voc: Voc = Field(Voc(), description="where a PASCAL VOC devkit lies")
@@ -121,7 +128,7 @@ class Data(Settings):
                     f"data.{block} is set but data.format is '{stated}', which does not read it: "
                     f"set data.format: {other}, or remove data.{block}"
                 )
-        return raw
+        return {"background": "none", **raw} if stated in FREE else raw
 
     @model_validator(mode="after")
     def _no_background(self) -> Data:

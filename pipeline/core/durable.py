@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zarr.storage import LocalStore
 
@@ -32,6 +32,25 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     try:
         with _named(path), temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            _sync(file)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    for folder in folders:
+        sync_folder(folder)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """As `write_atomic`, of what is too large to be held: a file to write into, which gets its name once the block is
+    through. After an error in it everything is as it was before."""
+    folders = _make_folders(path.parent)
+    remove_temporaries(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _named(path), temporary.open("wb") as file:
+            yield file
             _sync(file)
         temporary.replace(path)
     except BaseException:

@@ -72,12 +72,16 @@ def minutes(
     photographs: how many the data set has; side: its longer side as stored, pixels (data.max_side); threads: cores that
     the job gets; gpu: whether its network runs on a GPU.
     """
-    megapixels = photographs * side * side / 1e6
+    work = START + seconds(method, photographs, side, threads, gpu)
+    asked = max(LEAST_MINUTES, math.ceil(MARGIN * work / 60)) * 2 ** (attempt - 1)
+    return asked if longest is None else min(asked, longest)
+
+
+def seconds(method: Method, photographs: int, side: int, threads: int, gpu: bool) -> float:
+    """What the work itself takes, without margin and start."""
     cores = 1 + (threads - 1) * SHARED
     rate = GPU if gpu else CORE * cores
-    work = megapixels * (method.passes(side) / rate + method.seconds(side) / cores)
-    asked = max(LEAST_MINUTES, math.ceil(MARGIN * (START + work) / 60)) * 2 ** (attempt - 1)
-    return asked if longest is None else min(asked, longest)
+    return photographs * side * side / 1e6 * (method.passes(side) / rate + method.seconds(side) / cores)
 
 
 def memory(method: Method, side: int, threads: int, gpu: bool, workers: int = 0, attempt: int = 1) -> int:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Marked, source_of, split_of, trace_of
+from pipeline.datasets.exports import source_of, trace_of
+from pipeline.datasets.marked import Exported, Marked, split_of
 from pipeline.datasets.source import Source, Trace
 
 KEYS = ("images", "categories", "annotations")
@@ -41,6 +42,16 @@ def read(labels: Sequence[Path]) -> Exported:
             read_file(path, about, categories, found)
     found.classes = [categories[number] for number in sorted(categories)]
     return found
+
+
+def recognised(path: Path) -> bool:
+    """Whether a file, or one of a folder's, is COCO's: its three lists stand in any order, however large it is."""
+    for file in files_of([path]):
+        if file.suffix.lower() == ".json" and file.is_file():
+            raw = file.read_bytes()
+            if all(f'"{key}"'.encode() in raw for key in KEYS) and is_coco(load(file, [])):
+                return True
+    return False
 
 
 def files_of(labels: Sequence[Path]) -> list[Path]:

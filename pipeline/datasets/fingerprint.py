@@ -16,8 +16,10 @@ from pathlib import Path
 from unicodedata import normalize
 
 from pipeline.core.data import Data
+from pipeline.datasets.corrections import counted
 from pipeline.datasets.files import FOREIGN, SUFFIXES, Left, is_pipe, walk
-from pipeline.datasets.layouts import LAYOUTS
+from pipeline.datasets.layouts import LAYOUTS, READERS
+from pipeline.datasets.source import Trace
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
 WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml"}  # by annotation tools
@@ -65,18 +67,24 @@ def fingerprints(data: Data) -> Fingerprints:
     kept = data.classes, data.other, data.background
     names = [data.format, trace.drawn, data.share, texts(trace.lists), photographs.names]
     meaning = [*names, kept, texts(trace.classes)]
-    exported = [scan(path, WRITTEN, None).files if path.is_dir() else texts([path]) for path in trace.exported]
+    exported, corrected = ([content(path) for path in paths] for paths in (trace.exported, data.corrections))
     said = [trace.tags_from, texts(trace.tags), annotations.files, exported]
-    tags = digest([*meaning, data.untagged, said, masks.files if trace.tags_from == "masks" else None])
+    drawn = [masks.files, corrected] if trace.tags_from in ("masks", "export") else None
+    tags = digest([*meaning, data.untagged, said, drawn])
     rows = [*names, tags if data.untagged == "drop" else None]
     return Fingerprints(
-        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files]),
+        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files, corrected]),
         digest([*rows, data.max_side, photographs.files]),
         tags,
-        digest([*rows, meaning, masks.files, exported]),
+        digest([*rows, meaning, masks.files, exported, corrected]),
         photographs.count if trace.count is None else trace.count,
-        (masks.count if trace.photographs else trace.count or 0) if trace.masked is None else trace.masked,
+        masked_in(trace, masks.count) + (counted(data, READERS) if data.corrections else 0),
     )
+
+
+def content(path: Path) -> object:
+    """Of a file or folder that an annotation tool wrote."""
+    return scan(path, WRITTEN, None).files if path.is_dir() else texts([path])
 
 
 def digest(parts: object) -> str:
@@ -97,6 +105,13 @@ def texts(paths: Iterable[Path]) -> list[str]:
         except OSError as error:
             found.append(f"{path.name} {error.errno}")
     return found
+
+
+def masked_in(trace: Trace, files: int) -> int:
+    """How many photographs have a mask, of this many files of masks."""
+    if trace.masked is not None:
+        return trace.masked
+    return files if trace.photographs else trace.count or 0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 from pipeline.core.data import Data
 from pipeline.datasets.files import MASKS, SUFFIXES, listing, some
@@ -53,6 +54,10 @@ def source(data: Data) -> Source:
     found = Source(classes, [], splits, tags_from, problems, warnings, notes)
     where = {split: str(paths[split]) if split in given else f"{root} (drawn list {split})" for split in SPLITS}
     return assemble(found, where, photographs, masks, tags)
+
+
+def recognised(path: Path) -> bool:
+    return (path / "images").is_dir() and any((path / name).exists() for name in ("tags.csv", "masks"))
 
 
 def absent(data: Data) -> str:

@@ -23,32 +23,40 @@ from pipeline.datasets import (
     roboflow,
     voc,
 )
+from pipeline.datasets.corrections import Reader, corrected
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
 
 
 class Layout(NamedTuple):
+    """recognised: whether a file or folder looks like one, by names and the first bytes."""
+
     source: Callable[[Data], Source]
     trace: Callable[[Data], Trace]
+    recognised: Callable[[Path], bool]
 
 
+# The order they are tried in, where nobody says which it is: the first that recognises a folder reads it.
 LAYOUTS: dict[str, Layout] = {
-    "demo": Layout(demo.source, demo.trace),
-    "voc": Layout(voc.source, voc.trace),
-    "folder": Layout(folder.source, folder.trace),
-    "coco": Layout(coco.source, coco.trace),
-    "cvat-mask": Layout(cvat_mask.source, cvat_mask.trace),
-    "roboflow": Layout(roboflow.source, roboflow.trace),
-    "colours": Layout(colours.source, colours.trace),
-    "binary": Layout(binary.source, binary.trace),
-    "cityscapes": Layout(cityscapes.source, cityscapes.trace),
-    "ade20k": Layout(ade20k.source, ade20k.trace),
+    "demo": Layout(demo.source, demo.trace, lambda _: False),
+    "voc": Layout(voc.source, voc.trace, voc.recognised),
+    "folder": Layout(folder.source, folder.trace, folder.recognised),
+    "coco": Layout(coco.source, coco.trace, coco.recognised),
+    "cvat-mask": Layout(cvat_mask.source, cvat_mask.trace, cvat_mask.recognised),
+    "roboflow": Layout(roboflow.source, roboflow.trace, roboflow.recognised),
+    "cityscapes": Layout(cityscapes.source, cityscapes.trace, cityscapes.recognised),
+    "ade20k": Layout(ade20k.source, ade20k.trace, ade20k.recognised),
+    "colours": Layout(colours.source, colours.trace, colours.recognised),
+    "binary": Layout(binary.source, binary.trace, binary.recognised),
 }
+READERS = tuple(Reader(tool.recognised, tool.read) for tool in (coco, cvat_mask, roboflow))  # of corrections
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 
 def read_source(data: Data) -> Source:
-    """The data set these settings describe, reduced to data.share of its training images."""
+    """The data set these settings describe, with its corrections, reduced to data.share of its training images."""
     source = LAYOUTS[data.format].source(data)
+    if data.corrections:
+        source = corrected(source, data, READERS)
     return thin(source, data.share) if data.share < 1 and source.splits else source
 
 

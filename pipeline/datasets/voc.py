@@ -52,6 +52,10 @@ def source(data: Data) -> Source:
     return assemble(found, {split: str(path) for split, path in paths.items()}, photographs, masks, tags)
 
 
+def recognised(path: Path) -> bool:
+    return (path / "JPEGImages").is_dir() and (path / "ImageSets" / "Segmentation").is_dir()
+
+
 def absent(data: Data) -> str:
     """That there is no devkit, and none to be fetched; '' where there is one."""
     remedy = "set data.voc.root, or data.voc.download: true to fetch it"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-sys.path.insert(0, str(workflow.basedir))
+CHECKOUT = Path(workflow.current_basedir).parents[1]
+sys.path.insert(0, str(CHECKOUT))
 
 from pipeline.core import cards, cluster, digest, processes, progress, recipe as recipes, resources as costs
 from pipeline.core.config import ConfigError, refuse_repeated
@@ -21,7 +22,7 @@ from pipeline.datasets.fingerprint import scanned_once
 from pipeline.datasets.layouts import absent
 from pipeline.report import ending
 
-processes.run_code_of(workflow.basedir)
+processes.run_code_of(CHECKOUT)
 
 
 def refuse(message):
@@ -46,12 +47,7 @@ try:
         for (name, _), nodes in NODES.items():
             recipes.refuse_without_masks(name, nodes)
 except ConfigError as error:
-    here = (
-        ""
-        if Path("config.yaml").is_file()
-        else f"\nconfig.yaml is not in {Path.cwd()}: run from the Snakefile's folder"
-    )
-    refuse(f"{error}{here}")
+    refuse(str(error))
 
 ROOT = f"{CONFIG.results}/{CONFIG.data.name}"
 PARTS = {part: f"{ROOT}/{part}.json" for part in recipes.PARTS}
@@ -176,7 +172,7 @@ def code_of_evaluate(wildcards):
 def code_of_page(name, *runs):
     """Of the code of a page that shows these runs, and of its templates."""
     choices = set().union(*(step.choices for run in runs for step in planned(*run)))
-    files = [Path(workflow.basedir, "pipeline", "report", f"{file}.j2") for file in (f"{name}.html", "style.css")]
+    files = [Path(CHECKOUT, "pipeline", "report", f"{file}.j2") for file in (f"{name}.html", "style.css")]
     templates = b"".join(file.read_bytes() for file in files)
     return digest.code_digest(f"report.{name}", choices) + hashlib.sha256(templates).hexdigest()[:16]
 

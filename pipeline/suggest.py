@@ -1,0 +1,258 @@
+"""Which photographs to label next, so that an hour of correcting goes where it helps. For users; outside the workflow.
+
+    python -m pipeline.suggest results/mine/seed0/.../ce/model.json photos/images --labelled photos/masks --out next/
+
+Three things speak for a photograph:
+
+    uncertainty    entropy of the network's class probabilities at a pixel, mean over its pixels, as a share of log C
+    disagreement   between what is known to be there (--tags, else what the tag classifier of the model's own recipe
+                   says) and what the masks show: the largest difference over the classes, from 0 to 1
+    distance       of its features to the nearest photograph that is labelled or was suggested before it: the mean of
+                   the backbone's last map, cosine distance
+
+The next one suggested is that with the largest (uncertainty + disagreement, each as its rank among all, from 0 to 1)
+times its distance; a greedy choice as of a core-set (Sener and Savarese, ICLR 2018, section 4.2), weighted by what can
+be learnt. The weights are ours. Writes next/suggest.csv, a contact sheet next/sheet.jpg with the masks as they are now,
+and, by `pipeline.predict`, their masks and what an annotation tool opens (--to).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import predict
+from pipeline.core import cli, show, store
+from pipeline.core.durable import write_atomic
+from pipeline.core.job import InputError
+from pipeline.datasets.files import MASKS, identity, printable, see
+from pipeline.datasets.pictures import read_photograph, reason
+from pipeline.datasets.tables import read_list
+from pipeline.kinds import classes
+from pipeline.kinds.pixels import reduced
+
+if TYPE_CHECKING:
+    from pipeline.networks.classifier import Classifier
+    from pipeline.networks.door import Network
+
+SHOWN = 0.005  # share of the pixels whose mean probability tells whether a class is in a mask: the surest of them
+TILE, ACROSS = 240, 6  # of the contact sheet: pixels, and photographs in a row
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network and a classifier think of a photograph. feature: float32 [D], of length 1."""
+
+    name: str
+    path: Path
+    uncertainty: float
+    disagreement: float
+    feature: np.ndarray
+
+
+# ---------------------------------------------------------------------------------------------------------- choice
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Each value's place among all, float64 [N]: 0 the smallest, 1 the largest; equal ones share theirs."""
+    array = np.asarray(values, np.float64)
+    order = np.searchsorted(np.sort(array), array, "left") + np.searchsorted(np.sort(array), array, "right")
+    return (order - 1) / 2 / max(len(array) - 1, 1)
+
+
+def choose(worth: np.ndarray, features: np.ndarray, known: np.ndarray, count: int) -> list[int]:
+    """Indices of the suggested, best first.
+
+    worth: float [N], at least 0. features: float [N,D] of length 1; known: float [K,D], of what is labelled already.
+    """
+    nearest = 1 - (features @ known.T).max(1) if len(known) else np.ones(len(features))
+    free, chosen = np.ones(len(features), bool), list[int]()
+    for _ in range(min(count, len(features))):
+        value = np.where(free, worth * np.maximum(nearest, 0), -1)
+        best = int(value.argmax())
+        chosen.append(best)
+        free[best] = False
+        nearest = np.minimum(nearest, 1 - features @ features[best])
+    return chosen
+
+
+def entropy(probabilities: np.ndarray) -> float:
+    """float32 [C,h,w] → mean over the pixels, 0 (sure everywhere) to 1 (every class as likely)."""
+    logs = np.log(np.maximum(probabilities, 1e-12))
+    return float(-(probabilities * logs).sum(0).mean() / np.log(len(probabilities)))
+
+
+def in_mask(probabilities: np.ndarray) -> np.ndarray:
+    """How sure the masks are that a class is there, float [C]: its mean probability where it is largest."""
+    flat = probabilities.reshape(len(probabilities), -1)
+    most = max(1, round(SHOWN * flat.shape[1]))
+    return np.partition(flat, -most, axis=1)[:, -most:].mean(1)
+
+
+# ---------------------------------------------------------------------------------------------------------- looking
+
+
+def classifier_of(model: Path) -> Path | None:
+    """The tag classifier nearest above a model in its recipe; None where it learnt from no tags."""
+    return next(
+        (folder / "classifier.json" for folder in model.parents if (folder / "classifier.json").is_file()), None
+    )
+
+
+def looked_at(
+    photos: Iterable[predict.Photo],
+    network: Network,
+    classifier: Classifier | None,
+    tags: dict[str, np.ndarray],
+    max_side: int,
+    precision: str,
+    failed: dict[Path, str],
+) -> Iterator[Seen]:
+    """Each photograph that can be read, once; the others go to `failed`."""
+    import torch
+
+    from pipeline.networks.classifier import tag_scores
+    from pipeline.networks.pictures import to_tensor
+
+    model = network.model  # type: ignore[attr-defined]  # all doors have one, on a backbone
+    trunk = getattr(model, "trunk", None) or model.segmenter.trunk
+    for photo in photos:
+        try:
+            rgb = read_photograph(photo.path)
+        except Exception as error:
+            failed[photo.path] = reason(error)
+            continue
+        small = reduced(rgb, max_side) if max_side else rgb
+        found = network.probabilities(small[None])[0].float().cpu().numpy()
+        with torch.no_grad():
+            x = to_tensor(small[None]).to(network.device)
+            feature = trunk(trunk.whole(x))[-1].float().mean((2, 3))[0].cpu().numpy()
+        said = tags.get(photo.name, tags.get(Path(photo.name).name))
+        apart = 0.0
+        if said is not None:
+            objects = np.arange(len(found)) != (-1 if network.background is None else network.background)
+            apart = float(np.abs(said[objects] - in_mask(found)[objects]).max())
+        elif classifier is not None:
+            ids = list(classifier.foreground)
+            sure = tag_scores(classifier, small[None], device=network.device, precision=precision).sigmoid()
+            apart = float(np.abs(sure[0].cpu().numpy() - in_mask(found)[ids]).max())
+        yield Seen(photo.name, photo.path, entropy(found), apart, feature / max(float(np.linalg.norm(feature)), 1e-12))
+
+
+def labelled_names(path: Path | None) -> set[str]:
+    """Photographs that are labelled: a folder of masks, or a list of names. Raises InputError."""
+    if path is None:
+        return set()
+    if path.is_dir():
+        return set(see(path, MASKS).found)
+    problems = list[str]()
+    names = read_list(path, problems)
+    if problems:
+        raise InputError("\n  ".join(["--labelled:", *problems]))
+    return {identity(name) for name in names}
+
+
+def run(args: argparse.Namespace) -> dict[Path, str]:
+    """Choose, write the list and the sheet. Returns the photographs that could not be read, and why."""
+    device, precision = cli.pick_compute(args.device, args.precision)
+    from pipeline.networks.classifier import load_classifier
+    from pipeline.networks.door import open_network
+    from pipeline.networks.states import for_inference
+
+    cli.limit_threads(args.threads)
+    artifact = store.Artifact(args.model, "model")
+    network = open_network(artifact, device, precision)
+    names, background = classes.names(artifact), classes.background(artifact)
+    photos, failed = predict.find_photos(args.photos, args.out)
+    labelled = labelled_names(args.labelled)
+    if labelled and labelled.isdisjoint(photo.name for photo in photos):
+        raise InputError(f"--labelled {args.labelled}: names none of these photographs; it names {sorted(labelled)[0]}")
+    where = args.classifier or (None if args.tags else classifier_of(args.model))
+    classifier = None
+    if where is not None:
+        made = store.Artifact(where, "classifier")
+        if classes.names(made) != names:
+            raise InputError(f"{where}: of other classes than {args.model}; name the right one with --classifier")
+        classifier = for_inference(load_classifier(made), device)
+    tags = predict.possible_classes(args.tags, names, background) if args.tags else {}
+    said = f"--tags {args.tags}" if args.tags else f"{where}" if where else "nothing: no --tags, no classifier"
+    print(f"compared with the masks: {said}", flush=True)
+    max_side = artifact.meta.get("max_side") or 0
+    seen = []
+    for one in looked_at(photos, network, classifier, tags, max_side, precision, failed):
+        seen.append(one)
+        if len(seen) % 100 == 0:
+            print(f"{len(seen)} of {len(photos)} photographs looked at", flush=True)
+    free = [one for one in seen if one.name not in labelled]
+    if not free:
+        raise InputError(f"{len(seen)} photographs and all of them labelled; nothing is left to suggest")
+    worth = ranks([one.uncertainty for one in free]) + ranks([one.disagreement for one in free])
+    known = np.array([one.feature for one in seen if one.name in labelled])
+    order = choose(worth, np.array([one.feature for one in free]), known, args.count)
+    write(args.out, [free[i] for i in order], [float(worth[i]) for i in order])
+    shown = [str(args.model), *(str(free[i].path) for i in order), "--out", str(args.out), "--overwrite"]
+    predict.main([*shown, "--device", args.device, "--precision", args.precision, "--threads", str(args.threads)])
+    write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet([free[i] for i in order], args.out)))
+    print(f"\n{len(order)} of {len(free)} unlabelled photographs suggested: {args.out / 'suggest.csv'}, sheet.jpg")
+    return failed
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def write(out: Path, chosen: Sequence[Seen], worth: Sequence[float]) -> None:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["place", "image", "worth", "uncertainty", "disagreement"])
+    for place, (one, value) in enumerate(zip(chosen, worth, strict=True), 1):
+        rows.writerow([place, one.name, f"{value:.4f}", f"{one.uncertainty:.4f}", f"{one.disagreement:.4f}"])
+    write_atomic(out / "suggest.csv", text.getvalue())
+
+
+def contact_sheet(chosen: Sequence[Seen], out: Path) -> np.ndarray:
+    """The suggested photographs with their masks, in order, in rows: uint8 [H,W,3]."""
+    tiles = []
+    for one in chosen:
+        overlay = read_photograph(out / "overlays" / f"{Path(one.path).stem}.jpg")
+        small, tile = reduced(overlay, TILE), np.full((TILE, TILE, 3), 255, np.uint8)
+        tile[: small.shape[0], : small.shape[1]] = small
+        tiles.append(tile)
+    tiles += [np.full((TILE, TILE, 3), 255, np.uint8)] * (-len(tiles) % min(ACROSS, len(tiles)))
+    return np.concatenate([show.sheet(tiles[i : i + ACROSS]) for i in range(0, len(tiles), min(ACROSS, len(tiles)))])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.suggest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="manifest of a model, model.json")
+    parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the list, the sheet and the masks")
+    parser.add_argument("--count", type=int, default=20, help="how many to suggest")
+    parser.add_argument("--labelled", type=Path, help="folder of masks, or list of names, that need no more labels")
+    parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: what is known to be there")
+    parser.add_argument("--classifier", type=Path, help="manifest of a tag classifier; default: that of the recipe")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
+    parser.add_argument("--threads", type=cli.threads, default=cli.usable_cores())
+    args = parser.parse_args(argv)
+    if args.count < 1:
+        parser.error(f"--count {args.count}: 1 or more expected")
+    failed: dict[Path, str] = {}
+    cli.guarded(lambda: failed.update(run(args)))
+    if failed:
+        print(f"\n{len(failed)} file(s) could not be read:")
+        for path, why in failed.items():
+            print(f"  {printable(f'{path}: {why}')}")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
