@@ -289,6 +289,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--scales {args.scales}: numbers above 0, at most 8, expected")
     if args.steps is not None and args.steps < 0:
         parser.error(f"--steps {args.steps}: 0 or more expected")
+    if args.image_url is not None and "label-studio" not in args.to:
+        parser.error(f"--image-url {args.image_url}: --to label-studio expected, no other format holds addresses")
     if args.max_side is not None and args.max_side < 0:
         parser.error(f"--max-side {args.max_side}: 0 or more expected")
     failed: dict[Path, str] = {}

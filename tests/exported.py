@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from PIL import Image
 from pipeline.core.data import Data
 from pipeline.core.job import InputError
 from pipeline.core.store import Artifact
+from pipeline.datasets.inventory import FILE, Inventory, take_inventory
+from pipeline.datasets.layouts import at, root_of
+from pipeline.datasets.look import content, mask_values
 from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import ids
 from pipeline.prepare import MAKES, prepare
@@ -48,8 +52,29 @@ def drawn(data: Data, out: Path) -> dict[str, np.ndarray]:
     return {name: true_mask(masks, row) for row, name in enumerate(names) if has_mask(masks)[row]}
 
 
+def looked(data: Data, out: Path) -> tuple[Inventory, dict[str, np.ndarray]]:
+    """What `prepare` finds before it writes anything, and the masks as they come out of it: a tenth of the time."""
+    out.mkdir(parents=True, exist_ok=True)
+    inventory, root = take_inventory(data, out / FILE), root_of(data)
+    notes = {name: note for name, note in zip(inventory.id, inventory.mask, strict=True) if note}
+    files = {name: at(note, root) for name, note in notes.items()}
+    masks = {name: mask_values(content(file)) for name, file in files.items() if file is not None}
+    return inventory, {name: inventory.values[mask].astype(np.uint8) for name, mask in masks.items()}
+
+
+def tagged(inventory: Inventory) -> dict[str, set[str]]:
+    """Photograph → its tags."""
+    names = np.array(inventory.about["classes"])
+    return {name: {*names[row].tolist()} for name, row in zip(inventory.id, inventory.tags, strict=True)}
+
+
+def validated(inventory: Inventory) -> list[str]:
+    """The validation list."""
+    return [inventory.id[row] for row in inventory.splits["val"]]
+
+
 def problems(data: Data) -> str:
     """What prepare says when it refuses a data set."""
-    with pytest.raises(InputError) as refused:
-        prepare("photographs", data, Path(data.export.root.parent / "refused/photographs.json"))
+    with tempfile.TemporaryDirectory() as out, pytest.raises(InputError) as refused:
+        take_inventory(data, Path(out, FILE))
     return str(refused.value)

@@ -52,7 +52,7 @@ def from_coco(path: Path, about: About) -> dict[str, np.ndarray]:
     """As pycocotools decodes it, painted in order."""
     found = COCO(path)
     assert [(one["id"], one["name"]) for one in found.loadCats(found.getCatIds())] == [
-        (k, about.names[k]) for k in about.objects
+        (number, about.names[k]) for number, k in enumerate(about.objects, 1)
     ]
     masks = {}
     for number, image in found.imgs.items():
@@ -62,7 +62,7 @@ def from_coco(path: Path, about: About) -> dict[str, np.ndarray]:
             (y, x) = np.nonzero(inside)
             assert one["area"] == inside.sum() and one["iscrowd"] == 0
             assert one["bbox"] == [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
-            masks[image["file_name"]][inside] = one["category_id"]
+            masks[image["file_name"]][inside] = about.objects[one["category_id"] - 1]
     return masks
 
 
@@ -453,6 +453,12 @@ def test_predict_writes_what_tools_read(
         "/data/local-files/?d=my%20photos/day%20%221%22/turned.png",
         "/data/local-files/?d=my%20photos/%E7%A9%BA%20%26%20%27l%27%C3%A9t%C3%A9.png",
     ]
+    assert call(model, photos, "--out", out, "--to", "label-studio", "--image-url", "https://host/p/") == 0
+    assert "LOCAL_FILES" not in capsys.readouterr().out
+    moved = json.loads((out / "label-studio.json").read_text())
+    assert (
+        moved[0]["data"]["image"] == "https://host/p/a%20b.png" and moved[0]["predictions"] == tasks[0]["predictions"]
+    )
     assert {task["predictions"][0]["model_version"] for task in tasks} == {store.Artifact(model).digest[:16]}
 
 
@@ -504,6 +510,8 @@ def test_what_cannot_be_written_is_said_first(
     out = tmp_path / "out"
     assert call(ordinary, photos, "--out", out, "--to", "cvat") == 2
     assert "--to cvat: it cannot hold the class 'a:b': no colon" in capsys.readouterr().err
+    assert call(model, photos, "--out", out, "--to", "coco", "--image-url", "https://host/") == 2
+    assert "--to label-studio expected" in capsys.readouterr().err
     assert not out.exists()
     out.mkdir()
     (out / "coco.json").write_text("mine")

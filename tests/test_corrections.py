@@ -114,6 +114,4 @@ def test_where_tags_come_from_masks_a_correction_corrects_them(root: Path, tmp_p
     ],
 )
 def test_what_cannot_be_a_correction_is_named(make, says: str, root: Path, tmp_path: Path) -> None:
-    data = data_of(root, make(tmp_path))
-    data.export.root = root  # where `problems` puts what it tries
-    assert says in problems(data)
+    assert says in problems(data_of(root, make(tmp_path)))

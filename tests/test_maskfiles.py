@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA_FOLDER
 from exported import H, W, data_of, drawn, prepared, problems, write_photographs
 from PIL import Image
 
@@ -22,7 +23,7 @@ from pipeline.kinds.pixels import VOID
 from pipeline.kinds.tags import tags
 from pipeline.start import found_layout
 
-CAMVID = Path(__file__).resolve().parents[2] / "shared/data/camvid_mini"
+CAMVID = DATA_FOLDER / "camvid_mini"
 RED, GREEN, BLACK = (250, 50, 83), (0, 200, 20), (0, 0, 0)
 COUNT = 6
 LAYOUTS = {
@@ -297,7 +298,7 @@ def test_masks_without_a_background_say_so(layout: str, tmp_path: Path) -> None:
         ("colours", "label_colors.txt", "0 0 0 background\n1 2 cat", "line 2: '1 2 cat' found, `64 128 64 Animal`"),
         ("colours", "label_colors.txt", "1 2 3 cat\n1 2 3 dog", "1,2,3 is 'cat' and 'dog'; keep one"),
         ("colours", "label_colors.txt", "1 2 3 cat\n1 2 4 Cat", "differ in capitals alone"),
-        ("colours", "labels/q_L.png", None, "'q_L' has no photograph"),
+        ("colours", "labels/q_L.png", None, "'q' has no photograph"),
         ("binary", "masks/stray.png", None, "no class in its name; cat/a.png or a_cat.png expected"),
         ("ade20k", "ADE/objectInfo150.txt", "Idx\tName\none\tcat\n", "a number and names with tabs between expected"),
     ],

@@ -339,11 +339,12 @@ PACKAGE = ROOT / "pipeline"
 BELOW = {
     "core": set(),
     "kinds": {"core"},
-    "datasets": {"core", "kinds"},
+    "annotations": {"core"},
+    "datasets": {"core", "kinds", "annotations"},
     "kernels": {"core", "kinds"},
     "networks": {"core", "kinds", "kernels"},
     "report": {"core", "kinds", "kernels", "networks"},
-    "stage": {"core", "kinds", "kernels", "networks", "datasets"},
+    "stage": {"core", "kinds", "kernels", "networks", "datasets", "annotations"},
 }
 
 
@@ -398,7 +399,9 @@ def at_import(tree: ast.Module) -> Iterator[str]:
             yield from imported(statement)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) in ("kinds", "datasets", "core")], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if room_of(path) in ("kinds", "datasets", "annotations", "core")], ids=str
+)
 def test_kinds_and_data_sets_need_no_torch_and_of_the_core_only_the_loop_does(path: Path) -> None:
     heavy = {name for name in at_import(ast.parse(path.read_text())) if name.split(".")[0] in ("torch", "torchvision")}
     assert not heavy or path.relative_to(PACKAGE).as_posix() in ("core/train.py", "core/loop.py"), heavy

@@ -129,4 +129,4 @@ def test_a_configuration_that_cannot_be_used_is_named(here: Path) -> None:
     assert "no recipe is called 'shirt'" in text and "Traceback" not in text
     assert "none.yaml" in said("--configfile", "none.yaml", fails=True)
     Path("config.yaml").unlink()
-    assert "card" in said(), "the checkout's"
+    assert "10 waiting" in said(), "with the checkout's"

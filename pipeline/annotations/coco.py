@@ -27,12 +27,15 @@ FILES = ("coco.json",)
 
 def write(out: Path, photos: Iterable[Labelled], about: About) -> str:
     """Write coco.json into a folder; returns what is in it. Images and annotations are numbered from 1 in the order
-    given; a category's id is the class id. One photograph is held at a time."""
+    given. A category's id is the class id, one more where there is no background: to datumaro, and so to CVAT, category
+    0 is none. One photograph is held at a time."""
     images, number, polygons = list[dict[str, Any]](), 0, 0
     head = {
         "info": {"description": "masks of a tagmask model", "version": about.model},
         "licenses": [],
-        "categories": [{"id": k, "name": about.names[k], "supercategory": ""} for k in about.objects],
+        "categories": [
+            {"id": int(about.places[k]), "name": about.names[k], "supercategory": ""} for k in about.objects
+        ],
     }
     with writing(out / FILES[0]) as file:
         file.write(json.dumps(head)[:-1].encode() + b', "annotations": [')
@@ -61,7 +64,7 @@ def objects(labels: np.ndarray, about: About) -> Iterator[dict[str, Any]]:
         inside = parts[top:bottom, left:right] == part
         exact = len(found) == 1 and (filled(found[0] - (left, top), *inside.shape) == inside).all()
         yield {
-            "category_id": int(classes[part]),
+            "category_id": int(about.places[classes[part]]),
             "segmentation": [found[0].ravel().tolist()] if exact else run_lengths(inside, left, top, labels.shape),
             "area": int(inside.sum()),
             "bbox": [left, top, right - left, bottom - top],

@@ -61,7 +61,19 @@ class Export(Settings):
 
 
 # What annotation tools write, each read by a module of datasets/; all of them have the block `export`.
-Tool = Literal["coco", "cvat", "label-studio", "cvat-mask", "roboflow", "colours", "binary", "cityscapes", "ade20k"]
+Tool = Literal[
+    "coco",
+    "cvat",
+    "label-studio",
+    "labelme",
+    "yolo",
+    "cvat-mask",
+    "roboflow",
+    "colours",
+    "binary",
+    "cityscapes",
+    "ade20k",
+]
 EXPORTS: tuple[str, ...] = get_args(Tool)
 FREE = ("cityscapes", "ade20k")  # of a background: what is not one of their classes is void
 

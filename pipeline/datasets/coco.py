@@ -12,15 +12,17 @@ box, is a tag. An image without annotations is one nobody has labelled. Format: 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.config import shown
 from pipeline.core.data import Data
 from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.marked import Exported, Marked, split_of
+from pipeline.datasets.rings import area, number, numbers, size_of
 from pipeline.datasets.source import Source, Trace
+from pipeline.datasets.written import Unreadable, files_of, json_of, looks
 
 KEYS = ("images", "categories", "annotations")
 
@@ -36,7 +38,7 @@ def trace(data: Data) -> Trace:
 def read(labels: Sequence[Path]) -> Exported:
     """All files; a folder stands for the COCO files in it."""
     found, categories = Exported(), dict[int, str]()
-    for path in files_of(labels):
+    for path, _ in files_of(labels, ".json"):
         about = load(path, found.problems)
         if about is not None:
             read_file(path, about, categories, found)
@@ -45,17 +47,8 @@ def read(labels: Sequence[Path]) -> Exported:
 
 
 def recognised(path: Path) -> bool:
-    """Whether a file, or one of a folder's, is COCO's: its three lists stand in any order, however large it is."""
-    for file in files_of([path]):
-        if file.suffix.lower() == ".json" and file.is_file():
-            raw = file.read_bytes()
-            if all(f'"{key}"'.encode() in raw for key in KEYS) and is_coco(load(file, [])):
-                return True
-    return False
-
-
-def files_of(labels: Sequence[Path]) -> list[Path]:
-    return [file for path in labels for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    """Whether a file, or one of those in a folder, looks like one of these."""
+    return looks(path, [".json"], b"{", *(f'"{key}"'.encode() for key in KEYS))
 
 
 def is_coco(about: object) -> bool:
@@ -64,11 +57,9 @@ def is_coco(about: object) -> bool:
 
 def load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     try:
-        about = json.loads(path.read_bytes())
-    except OSError as error:
-        problems.append(f"{path}: cannot be read ({error.strerror}); check what it is and its permissions")
-    except (RecursionError, ValueError) as error:
-        problems.append(f"{path}: is no JSON ({error}); export it again")
+        about = json_of(path)
+    except Unreadable as error:
+        problems.append(f"{path}: {error}")
     else:
         if is_coco(about):
             return about
@@ -80,31 +71,29 @@ def read_file(path: Path, about: dict[str, Any], categories: dict[int, str], fou
     """Add what one file says. Entries that are not what the format wants are named, and left out."""
     for entry in about["categories"]:
         try:
-            number, name = int(entry["id"]), " ".join(str(entry["name"]).split())
-        except (KeyError, TypeError, ValueError):
-            found.problems.append(f"{path}: category {entry!r} without an id or a name; export it again")
+            own, name = int(entry["id"]), " ".join(str(entry["name"]).split())
+        except (KeyError, OverflowError, TypeError, ValueError):
+            found.problems.append(f"{path}: category {shown(entry)} without an id or a name; export it again")
             continue
-        if categories.setdefault(number, name) != name:
+        if categories.setdefault(own, name) != name:
             found.problems.append(
-                f"{path}: category {number} is '{name}' and '{categories[number]}' in an earlier file; "
-                "export them together"
+                f"{path}: category {own} is '{name}' and '{categories[own]}' in an earlier file; export them together"
             )
     images, split = dict[Any, Marked](), split_of(path.stem, path.parent.name)
     for entry in about["images"]:
         try:
             key, name = entry["id"], str(entry["file_name"])
-            size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
+            images[key] = Marked((name,), str(path), size_of(entry.get("height"), entry.get("width")), split=split)
         except (AttributeError, KeyError, TypeError, ValueError):
-            found.problems.append(f"{path}: image {entry!r} without an id or a file_name; export it again")
+            found.problems.append(f"{path}: image {shown(entry)} without an id or a file_name; export it again")
             continue
-        images[key] = Marked((name,), str(path), size, split=split)
     drawn: dict[Any, list[tuple[tuple[int, float], dict[str, Any]]]] = {}
     for entry in about["annotations"]:
         try:
             image, name = images[entry["image_id"]], categories[int(entry["category_id"])]
-        except (KeyError, TypeError, ValueError):
-            own = entry.get("id") if isinstance(entry, dict) else entry
-            found.problems.append(f"{path}: annotation {own!r} of an image or a category that is not there")
+        except (KeyError, OverflowError, TypeError, ValueError):
+            which = entry.get("id") if isinstance(entry, dict) else entry
+            found.problems.append(f"{path}: annotation {shown(which)} of an image or a category that is not there")
             continue
         parts = list(shapes(entry.get("segmentation"), name, image.size))
         if not parts:
@@ -123,22 +112,12 @@ def shapes(segmentation: Any, name: str, size: tuple[int, int] | None) -> list[d
         return [{"class": name, "rle": segmentation["counts"], "size": segmentation.get("size", size)}]
     if isinstance(segmentation, list):
         rings = [segmentation] if segmentation and isinstance(segmentation[0], int | float) else segmentation
-        return [
-            {"class": name, "polygon": ring}
-            for ring in rings
-            if isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
-        ]
+        found = [numbers(ring) for ring in rings]
+        return [{"class": name, "polygon": ring} for ring in found if ring and len(ring) >= 6 and len(ring) % 2 == 0]
     return []
 
 
 def area_of(entry: dict[str, Any], parts: list[dict[str, Any]]) -> float:
     """As the file says, or by its polygons: for the order alone."""
-    try:
-        return float(entry["area"])
-    except (KeyError, TypeError, ValueError):
-        return sum(abs(ring_area(part["polygon"])) for part in parts if "polygon" in part)
-
-
-def ring_area(ring: list[float]) -> float:
-    points = list(zip(ring[::2], ring[1::2], strict=True))
-    return sum(x * v - u * y for (x, y), (u, v) in zip(points, [*points[1:], points[0]], strict=True)) / 2
+    said = number(entry.get("area"))
+    return said if said is not None else sum(abs(area(part["polygon"])) for part in parts if "polygon" in part)

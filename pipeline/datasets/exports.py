@@ -20,18 +20,18 @@ from typing import Any
 
 from pipeline.core.data import Data
 from pipeline.datasets.files import MASKS, Left, identity, listing, some, walk
-from pipeline.datasets.marked import BACKGROUND, VOID, Exported, Marked, Read, whole
+from pipeline.datasets.marked import BACKGROUND, VOID, Exported, Marked, Read, odd, tabled, whole
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
 
 
-def source_of(data: Data, read: Read) -> Source:
-    """The data set of an export and its photographs."""
+def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
+    """The data set of an export and its photographs. also: files and folders that decide it beside those named."""
     settings, root = data.export, data.export.root
     if problem := absent(data):
         return Source(problems=[problem])
-    export = read_once(read, settings.labels)
+    export = read_once(read, settings.labels, also)
     problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
     photographs = photographs_of(root, export, problems, notes)
     marked, strangers = matched(export.photographs, photographs, problems)
@@ -40,22 +40,21 @@ def source_of(data: Data, read: Read) -> Source:
         problems.append(f"{label}: {export.no_background}; set data.background: none")
     problems += unfound(label, strangers, photographs, "add the file, set data.export.root, or remove it there")
     counts = Counter(own_name(name, data) for one in marked.values() for name in {*one.tags, *drawn_classes(one)})
-    tables = any(whole(one) for one in marked.values())  # whose classes are seen when the masks are opened
-    classes = [name for name in class_names(export, data) if tables or counts[name] or name == BACKGROUND]
+    used = {*counts, BACKGROUND, *(name for one in marked.values() for name in tabled(one))}
+    classes = [name for name in class_names(export, data) if name in used]
     if unused := [name for name in class_names(export, data) if name not in classes]:
         notes.append(f"{label}: {len(unused)} classes that no photograph shows left out: {some(unused)}")
     check_spelling({name: counts[name] for name in classes}, Path(label), problems, warnings)
+    problems += [f"{label}: class '{name}', a name that {why}; rename it" for name in classes if (why := odd(name))]
     if len(classes) > 255:
         problems.append(f"{label}: {len(classes)} classes; at most 255 can be used")
         return Source(problems=problems)
     masks, tags = dict[str, Sketch](), dict[str, tuple[str, ...] | None]()
     for name, one in marked.items():
-        if one.shapes is None:
-            tags[name] = one.tags
-            continue
-        masks[name] = sketch(one, photographs[name], classes, data)
-        said = one.tags and not whole(one)
-        tags[name] = tuple(dict.fromkeys([*one.tags, *drawn_classes(one)])) if said else None
+        if one.shapes is not None:
+            masks[name] = sketch(one, photographs[name], classes, data)
+        said = one.tags if one.shapes is None else (*one.tags, *drawn_classes(one)) if one.tags else None
+        tags[name] = None if said is None or whole(one) else tuple(dict.fromkeys(own_name(tag, data) for tag in said))
     splits = lists(marked, settings.val_share, settings.seed)
     if left := sorted(photographs.keys() - marked.keys()):
         warnings.append(f"{len(left)} photographs of {root} are not in {label} and are not used: {some(left)}")
@@ -73,11 +72,11 @@ def source_of(data: Data, read: Read) -> Source:
     return assemble(found, where, photographs, masks, tags)
 
 
-def trace_of(data: Data, read: Read) -> Trace:
+def trace_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Trace:
     """The files that decide it, and the lists as they come out."""
     settings = data.export
     names, ignored = dict[str, Path](), list[str]()
-    export = read_once(read, settings.labels)
+    export = read_once(read, settings.labels, also)
     if settings.root.is_dir():
         names = photographs_of(settings.root, export, ignored, ignored)
     marked, _ = matched(export.photographs, names, ignored)
@@ -86,7 +85,7 @@ def trace_of(data: Data, read: Read) -> Trace:
     return Trace(
         drawn=(settings.val_share, settings.seed, hashlib.sha256(chosen.encode()).hexdigest()),
         photographs=settings.root,
-        exported=settings.labels,
+        exported=(*settings.labels, *also),
         tags_from="export",
         wanted=frozenset(names) if export.masks else None,
         count=len(marked),
@@ -107,9 +106,9 @@ def absent(data: Data) -> str:
 # ---------------------------------------------------------------------------------------------------------- parts
 
 
-def read_once(read: Read, labels: Sequence[Path]) -> Exported:
+def read_once(read: Read, labels: Sequence[Path], also: Sequence[Path] = ()) -> Exported:
     """An export is read once by whoever asks for its trace and its source, as long as its files stay the same."""
-    return _read(read, tuple(labels), tuple(_stamp(path) for path in labels))
+    return _read(read, tuple(labels), tuple(_stamp(path) for path in (*labels, *also)))
 
 
 @lru_cache(maxsize=4)
@@ -177,7 +176,7 @@ def matched(
     for one in photographs:
         name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
         if not name:
-            strangers.append(identity(one.names[0]))
+            strangers.append(identity(one.name))
         elif name not in found:
             found[name] = one
         elif whole(found[name]) or whole(one):
@@ -238,7 +237,7 @@ def sketch(one: Marked, photograph: Path, classes: Sequence[str], data: Data) ->
     about: dict[str, Any] = {"size": size, "shapes": shapes}
     about |= {"turn": turn} if turn != 1 else {}
     about |= {"fill": 255} if data.background == "none" else {}
-    return Sketch(as_text(about), f"{one.where}, {one.names[0]}")
+    return Sketch(as_text(about), f"{one.where}, {one.name}")
 
 
 def as_text(about: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from pipeline.datasets.layouts import LAYOUTS, READERS
 from pipeline.datasets.source import Trace
 
 PICTURES = frozenset((*SUFFIXES, *FOREIGN))
-WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml"}  # by annotation tools
+WRITTEN = PICTURES | {".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".zip"}  # by annotation tools
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,16 @@ from pipeline.datasets import (
     cityscapes,
     coco,
     colours,
+    cvat,
     cvat_mask,
     demo,
     exports,
     folder,
+    label_studio,
+    labelme,
     roboflow,
     voc,
+    yolo,
 )
 from pipeline.datasets.corrections import Reader, corrected
 from pipeline.datasets.source import Drawn, Sketch, Source, Trace, thin
@@ -41,6 +45,10 @@ LAYOUTS: dict[str, Layout] = {
     "voc": Layout(voc.source, voc.trace, voc.recognised),
     "folder": Layout(folder.source, folder.trace, folder.recognised),
     "coco": Layout(coco.source, coco.trace, coco.recognised),
+    "cvat": Layout(cvat.source, cvat.trace, cvat.recognised),
+    "label-studio": Layout(label_studio.source, label_studio.trace, label_studio.recognised),
+    "labelme": Layout(labelme.source, labelme.trace, labelme.recognised),
+    "yolo": Layout(yolo.source, yolo.trace, yolo.recognised),
     "cvat-mask": Layout(cvat_mask.source, cvat_mask.trace, cvat_mask.recognised),
     "roboflow": Layout(roboflow.source, roboflow.trace, roboflow.recognised),
     "cityscapes": Layout(cityscapes.source, cityscapes.trace, cityscapes.recognised),
@@ -48,7 +56,8 @@ LAYOUTS: dict[str, Layout] = {
     "colours": Layout(colours.source, colours.trace, colours.recognised),
     "binary": Layout(binary.source, binary.trace, binary.recognised),
 }
-READERS = tuple(Reader(tool.recognised, tool.read) for tool in (coco, cvat_mask, roboflow))  # of corrections
+TOOLS = (coco, cvat, label_studio, labelme, yolo, cvat_mask, roboflow)  # that write corrections
+READERS = tuple(Reader(tool.recognised, tool.read) for tool in TOOLS)
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 

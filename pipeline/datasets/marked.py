@@ -5,10 +5,12 @@ No numpy, no torch: Snakemake asks on every dry run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pipeline.datasets.files import unusable
 
 BACKGROUND = "background"
 VOID = 255  # as in kinds/pixels.py, which takes numpy
@@ -17,10 +19,11 @@ LISTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "v
 
 @dataclass
 class Marked:
-    """What an export says about one photograph. names: what its file may be called, the likeliest first. size: height
-    and width as the tool knew them, None where it does not say. shapes: as in datasets/shapes.py, with a key `class` in
-    place of `v`, in the order they are drawn, or a single whole mask (`whole`); None where nobody has drawn any. tags:
-    said in so many words. split: train, val or '' where the export does not say."""
+    """What an export says about one photograph. names: what its file may be called, the surest first; messages show the
+    shortest. size: height and width as the tool knew them, None where it does not say. shapes: as in
+    datasets/shapes.py, with a key `class` in place of `v`, or with `v` where no class is meant, in the order they are
+    drawn, or a single whole mask (`whole`); None where nobody has drawn any. tags: said in so many words. split: train,
+    val or '' where the export does not say."""
 
     names: tuple[str, ...]
     where: str
@@ -28,6 +31,10 @@ class Marked:
     shapes: list[dict[str, Any]] | None = None
     tags: tuple[str, ...] = ()
     split: str = ""
+
+    @property
+    def name(self) -> str:
+        return min(self.names, key=len)
 
 
 @dataclass
@@ -48,6 +55,16 @@ class Exported:
 Read = Callable[[Sequence[Path]], Exported]
 
 
+def tags_alone(where: object, left: Mapping[str, int]) -> list[str]:
+    """Notes of what draws no mask. left: kind, in the plural → how many there are."""
+    return [f"{where}: {count} {kind} draw no mask and count as tags" for kind, count in left.items()]
+
+
+def odd(name: str) -> str:
+    """Why this is no name of a class; '' where it is one."""
+    return unusable(name) if name else "is empty"
+
+
 # ---------------------------------------------------------------------------------------------------- whole masks
 
 Rows = list[list[Any]]  # of a table in datasets/shapes.py, with the name of a class in place of v, None for void
@@ -61,6 +78,11 @@ def whole_mask(names: Sequence[str], file: Path, rows: Rows, split: str = "") ->
 
 def whole(one: Marked) -> bool:
     return one.shapes is not None and len(one.shapes) == 1 and "colours" in one.shapes[0]
+
+
+def tabled(one: Marked) -> list[str]:
+    """The classes in the table of a whole mask: it may show any of them."""
+    return classes_of(one.shapes[0]["classes"]) if whole(one) and one.shapes else []
 
 
 def classes_of(rows: Rows) -> list[str]:

@@ -4,8 +4,10 @@ A sketch is JSON, so that it can stand in the inventory and that its text decide
 
     {"size": [h, w], "turn": 6, "fill": 0, "shapes": [...]}    shapes in the order they are drawn: later ones lie on top
     {"v": 3, "polygon": [x, y, x, y, ...]}                     in pixels; (0, 0) is the corner of the first pixel
+    {"v": 3, "polygon": [x, y, ...], "unit": true}             in fractions of width and height
     {"v": 3, "rle": "..." or [...], "size": [h, w]}            COCO's, column by column
     {"v": 3, "runs": [...], "box": [left, top, w, h]}          CVAT's, row by row in its box, the first run is outside
+    {"v": 3, "brush": [...], "size": [h, w]}                   Label Studio's
     {"v": 3, "bitmap": file}                                   what is not 0 (of RGBA: not transparent)
     {"v": 3, "png": base64, "at": [x, y]}                      labelme's
     {"table": [[r, g, b, v], ...] or [[value, v], ...], "colours": file}    a whole mask, its size that of the file
@@ -32,6 +34,8 @@ from PIL import Image
 from pipeline.datasets.pictures import UPRIGHT, Unusable, by, open_picture, read_mask, reason, refuse_lossy
 
 FILES = ("bitmap", "colours")  # keys of shapes that name a file
+LARGEST = 2**28  # pixels; no photograph that can be read has as many
+FAR = 1e7  # pixels; no point that a person set lies farther away
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def draw(sketch: Sketched) -> np.ndarray:
     shapes = sketch.about["shapes"]
     if len(shapes) == 1 and "colours" in shapes[0]:
         return translated(sketch.files[shapes[0]["colours"]], shapes[0]["table"])
-    height, width = sketch.about["size"]
+    height, width = drawable(*sketch.about["size"])
     mask = np.full((height, width), sketch.about.get("fill", 0), np.uint8)
     for shape in shapes:
         paint(mask, shape, sketch.files)
@@ -74,8 +78,10 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
         from skimage.draw import polygon
 
         points = np.asarray(shape["polygon"], np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            raise Unusable("a polygon with a point that is no number; export it again")
+        if shape.get("unit"):
+            points = points * mask.shape[::-1]
+        if len(points) < 3 or not (abs(points) < FAR).all():
+            raise Unusable("a polygon of fewer than three points, or with one that no picture has; export it again")
         inside = polygon(points[:, 1] - 0.5, points[:, 0] - 0.5, mask.shape)
         mask[inside] = shape["v"]
     elif "rle" in shape:
@@ -87,10 +93,19 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
     elif "brush" in shape:
         from pipeline.annotations.brush import decode
 
-        put(mask, decode(shape["brush"], *shape["size"]) > 0, 0, 0, shape["v"])
+        height, width = drawable(*shape["size"])
+        try:
+            found = decode(shape["brush"], height, width) > 0
+        except ValueError as error:
+            raise Unusable(f"a brush region: {error}") from None
+        put(mask, found, 0, 0, shape["v"])
     elif "png" in shape:
         left, top = shape["at"]
-        put(mask, bitmap(base64.b64decode(shape["png"])), left, top, shape["v"])
+        try:
+            content = base64.b64decode(shape["png"])
+        except ValueError as error:
+            raise Unusable(f"a mask that is no base64 ({error}); export it again") from None
+        put(mask, bitmap(content), left, top, shape["v"])
     else:
         try:
             found = bitmap(files[shape["bitmap"]])
@@ -103,10 +118,17 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
         put(mask, found, 0, 0, shape["v"])
 
 
+def drawable(height: int, width: int) -> tuple[int, int]:
+    """The size, if a picture can have it."""
+    if not (0 < height < LARGEST and 0 < width < LARGEST and height * width <= LARGEST):
+        raise Unusable(f"is {width}×{height} by what the tool says, at most {LARGEST} pixels expected; export it again")
+    return height, width
+
+
 def put(mask: np.ndarray, found: np.ndarray, left: int, top: int, value: int) -> None:
     """Set value where the bitmap bool [h,w], its corner at (left, top), lies; what leaves the mask is cut off."""
     y, x = max(top, 0), max(left, 0)
-    part = found[y - top : mask.shape[0] - top, x - left : mask.shape[1] - left]
+    part = found[y - top : max(mask.shape[0] - top, 0), x - left : max(mask.shape[1] - left, 0)]
     mask[y : y + part.shape[0], x : x + part.shape[1]][part] = value
 
 
@@ -141,6 +163,7 @@ def unpacked(counts: str) -> list[int]:
 
 def run_bitmap(runs: list[int], height: int, width: int) -> np.ndarray:
     """Run lengths row by row, of outside and inside in turn → bool [h,w]."""
+    drawable(height, width)
     if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise Unusable(f"run lengths that do not make a picture of {width}×{height}; export it again")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
