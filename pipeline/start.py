@@ -61,7 +61,9 @@ def found_layout(photographs: Path, labels: Sequence[Path], stated: str | None) 
             if name in tried and (stated or LAYOUTS[name].recognised(photographs)):
                 return name, {"root": str(photographs), **(lists_of(photographs) if name == "voc" else {})}
     for name in tried:
-        if name in EXPORTS and (found := [path for path in candidates if LAYOUTS[name].recognised(path)] or [*labels]):
+        found = [path for path in candidates if LAYOUTS[name].recognised(path)] if name in EXPORTS else []
+        found = [path for path in found if not {*path.parents} & {*found}] or ([*labels] if stated in EXPORTS else [])
+        if found:
             return name, {"root": str(pictures_of(photographs)), "labels": [str(path) for path in labels or found]}
     expected = f"an export of {', '.join(EXPORTS)}" if labels else "tags.csv beside images/, masks/, or an export"
     where = ", ".join(map(str, labels)) or str(photographs)

@@ -75,6 +75,7 @@ Tool = Literal[
     "ade20k",
 ]
 EXPORTS: tuple[str, ...] = get_args(Tool)
+FREE = ("cityscapes", "ade20k")  # of a background: what is not one of their classes is void
 
 
 class Data(Settings):
@@ -84,7 +85,9 @@ class Data(Settings):
     )
     max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
     background: Literal["first", "none"] = Field(
-        "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
+        "first",
+        description="first: the first class, mask value 0, is the background; none: it is one as any other; left out: "
+        "first, of cityscapes and ade20k none",
     )
     classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
     other: Literal["error", "background", "void"] = Field(
@@ -137,7 +140,7 @@ class Data(Settings):
                     f"data.{block} is set but data.format is '{stated}', which does not read it: "
                     f"set data.format: {other}, or remove data.{block}"
                 )
-        return raw
+        return {"background": "none", **raw} if stated in FREE else raw
 
     @model_validator(mode="after")
     def _no_background(self) -> Data:

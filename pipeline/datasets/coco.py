@@ -18,7 +18,8 @@ from typing import Any
 
 from pipeline.core.config import shown
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Marked, source_of, split_of, trace_of
+from pipeline.datasets.exports import source_of, trace_of
+from pipeline.datasets.marked import Exported, Marked, split_of
 from pipeline.datasets.rings import area, number, numbers, size_of
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.written import Unreadable, files_of, json_of, looks

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.core.config import shown
-from pipeline.datasets.exports import Exported
 from pipeline.datasets.files import FOREIGN, SUFFIXES, some
+from pipeline.datasets.marked import Exported
 from pipeline.datasets.rings import number
 from pipeline.datasets.tables import read_text
 from pipeline.datasets.written import Unreadable, content_of, json_of

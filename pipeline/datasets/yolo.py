@@ -31,8 +31,9 @@ import yaml
 
 from pipeline.core.config import shown
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Marked, source_of, tags_alone, trace_of
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import FOREIGN, SUFFIXES, some
+from pipeline.datasets.marked import Exported, Marked, tags_alone
 from pipeline.datasets.rings import area, numbers
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
