@@ -16,8 +16,8 @@ Choices are tags, and so are boxes and key points. Of several annotations of a t
 latest that was not skipped. One without any result says that the photograph shows none of the classes; a task without
 an annotation is one nobody has labelled; predictions are no annotations. Classes are the labels found, sorted.
 
-JSON-MIN and CSV tell a control's column from the task's own data by what is in it: regions or choices, or words of
-which some return (ours); which were taken is noted.
+JSON-MIN and CSV do not say which columns controls have written: here those with regions or choices, and those of words
+of which some return, but not one throughout (ours); which were taken is noted.
 
 Photographs: what an upload puts before a name is left out where no file has it; `?d=` of local files and the percent
 signs of addresses are resolved. Source: labelstud.io/guide/export and /tags; label-studio-sdk,
