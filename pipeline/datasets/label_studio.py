@@ -112,6 +112,7 @@ def read_results(
                 outline = outlined(value, size)
             except ValueError as error:
                 problems.append(f"{where} has a {kind} of '{names[0]}' that {error}")
+                tags |= dict.fromkeys(names)
                 continue
             tags |= dict.fromkeys(names[1:])
             if len(outline.get("polygon", range(6))) < 6:

@@ -219,25 +219,31 @@ def read_rows(
     unread, tags, drawn = list[str](), dict[str, None](), list[dict[str, Any]]()
     rows = [(number, line.split()) for number, line in enumerate(lines_of(file, unread), 1) if line]
     problems += [f"{where} {line.removeprefix(f'{file}: ')}" for line in unread]
-    for line, row in rows:
+    for line, row in rows if not unread else ():
         values = numbers(row[1:])
         whole = row[0].removesuffix(".0")
         name = classes.get(int(whole)) if whole.isdecimal() and len(whole) < 9 else None
         if name is None:
             known = some([f"{number} {one}" for number, one in classes.items()])
             problems.append(f"{where} line {line}: class {shown(row[0])}, one of {known} expected; correct it")
-        elif values is None or len(values) < 4 or len(values) % 2:
-            problems.append(
-                f"{where} line {line}: {len(row)} entries, a class and pairs of numbers expected; export it again"
-            )
-        elif min(values) < -FAR or max(values) > 1 + FAR:
+            continue
+        if (
+            values is not None
+            and len(values) > 5
+            and not len(values) % 2
+            and -FAR <= min(values) <= max(values) <= 1 + FAR
+        ):
+            drawn.append({"class": name, "polygon": values, "unit": True})
+            continue
+        tags[name] = None
+        if values is None or len(values) < 4 or len(values) % 2:
+            expected = "a class and pairs of numbers"
+            problems.append(f"{where} line {line}: {len(row)} entries, {expected} expected; export it again")
+        elif len(values) > 4:
             far = shown(max(values, key=abs))
             problems.append(f"{where} line {line}: a point at {far}, fractions of the size expected; export it again")
-        elif len(values) == 4:
-            left["boxes"] += 1
-            tags[name] = None
         else:
-            drawn.append({"class": name, "polygon": values, "unit": True})
+            left["boxes"] += 1
     marked.tags = tuple(tags)
     if drawn or not (rows or unread):
         marked.shapes = sorted(drawn, key=lambda shape: -abs(area(shape["polygon"])))
