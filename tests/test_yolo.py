@@ -89,6 +89,16 @@ def test_where_photographs_are_found(form: str, change: dict[str, str], tmp_path
     np.testing.assert_array_equal(masks[inventory.id[1]], square(2))
 
 
+def test_other_yaml_beside_it_is_none(tmp_path: Path) -> None:
+    """As the settings of a run are, which lie where one works."""
+    root = photographs(tmp_path)
+    data_yaml(root / "data.yaml")
+    write(root / "mine.yaml", "data: {name: leaves}\nrun: [tags]\n")
+    assert yolo.recognised(root) and not yolo.recognised(root / "mine.yaml")
+    assert yolo.read([root]).problems == []
+    assert "mine.yaml: no data.yaml of YOLO" in yolo.read([root / "mine.yaml"]).problems[0]
+
+
 def test_labels_away_from_their_photographs(tmp_path: Path) -> None:
     """What is named by data.yaml has labels alone: the photographs lie elsewhere."""
     root = photographs(tmp_path / "in")

@@ -26,6 +26,7 @@ converter/exports/csv2.py and brush.py.
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -157,7 +158,8 @@ def outlined(value: dict[str, Any], size: tuple[int, int] | None) -> dict[str, A
             raise ValueError(f"has radii that are none{again}")
         scaled = [part * size[1 - place % 2] / 100 for place, part in enumerate(sizes)]
         return {"polygon": ellipse(scaled, number(value.get("rotation")) or 0)}
-    brush = value["rle"]
-    if not isinstance(brush, list) or not all(isinstance(byte, int) and 0 <= byte <= 255 for byte in brush):
-        raise ValueError(f"has run lengths that are no numbers from 0 to 255{again}")
-    return {"brush": brush, "size": list(size)}
+    try:
+        stream = bytes([*value["rle"]])
+    except (TypeError, ValueError):
+        raise ValueError(f"has run lengths that are no numbers from 0 to 255{again}") from None
+    return {"brush": base64.b64encode(stream).decode(), "size": list(size)}

@@ -64,7 +64,7 @@ def trace(data: Data) -> Trace:
 def deciding(labels: Sequence[Path]) -> list[Path]:
     """The folders and lists that the files named here name in turn."""
     found = list[Path]()
-    for path, _ in files_of(labels, *YAML):
+    for path, _ in descriptions(labels):
         try:
             found += where(path, []).decides
         except Unreadable:
@@ -75,7 +75,7 @@ def deciding(labels: Sequence[Path]) -> list[Path]:
 def read(labels: Sequence[Path]) -> Exported:
     """All files; a folder stands for the YAML files in it."""
     found, classes = Exported(), dict[int, str]()
-    for path, _ in files_of(labels, *YAML):
+    for path, _ in descriptions(labels):
         try:
             named = where(path, found.problems)
         except Unreadable as error:
@@ -94,6 +94,13 @@ def read(labels: Sequence[Path]) -> Exported:
         found.notes += tags_alone(path, left)
     found.classes = [classes[number] for number in sorted(classes)]
     return found
+
+
+def descriptions(labels: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """The files named, and of those in folders the ones that look like a data.yaml: others may lie beside it."""
+    for path in labels:
+        inside = [*files_of([path], *YAML)]
+        yield from [one for one in inside if recognised(one[0])] or inside
 
 
 def recognised(path: Path) -> bool:
@@ -227,16 +234,12 @@ def read_rows(
             known = some([f"{number} {one}" for number, one in classes.items()])
             problems.append(f"{where} line {line}: class {shown(row[0])}, one of {known} expected; correct it")
             continue
-        if (
-            values is not None
-            and len(values) > 5
-            and not len(values) % 2
-            and -FAR <= min(values) <= max(values) <= 1 + FAR
-        ):
+        pairs = values is not None and len(values) % 2 == 0
+        if pairs and values and len(values) > 4 and -FAR <= min(values) <= max(values) <= 1 + FAR:
             drawn.append({"class": name, "polygon": values, "unit": True})
             continue
         tags[name] = None
-        if values is None or len(values) < 4 or len(values) % 2:
+        if not pairs or not values or len(values) < 4:
             expected = "a class and pairs of numbers"
             problems.append(f"{where} line {line}: {len(row)} entries, {expected} expected; export it again")
         elif len(values) > 4:
