@@ -34,6 +34,8 @@ def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
     export = read_once(read, settings.labels, also)
     problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
     photographs = photographs_of(root, export, problems, notes)
+    if export.problems and not export.photographs:  # which explain all else that would be found
+        return Source(problems=problems)
     marked, strangers = matched(export.photographs, photographs, problems)
     label = str(settings.labels[0])
     if export.no_background and data.background == "first":

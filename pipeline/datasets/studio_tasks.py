@@ -26,6 +26,7 @@ ABOUT = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_t
 KINDS = ("polygon", "brush", "bitmask", "ellipse", "rectangle", "keypoint", "")
 LABELS = tuple(f"{kind}labels" for kind in KINDS)  # keys of values, and types of results
 UPLOADED = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
+FEW = 4  # tasks: of fewer, every column of words counts
 Results = list[dict[str, Any]]
 
 
@@ -149,17 +150,22 @@ def gathered(path: Path, rows: list[dict[str, Any]], found: Exported) -> list[di
 
 def columns(path: Path, rows: list[dict[str, Any]], notes: list[str]) -> list[str]:
     """The columns that controls have written, not the task's own."""
-    controls, other = list[str](), list[str]()
+    controls, other, own = list[str](), list[str](), [json.dumps(row.get("id", row), sort_keys=True) for row in rows]
     for key in dict.fromkeys(key for row in rows for key in row if key not in ABOUT):
         values = [row[key] for row in rows if key in row]
         if any(is_picture(value) for value in values):
             continue
         told = any(structured(value) for value in values)
-        words = [value for value in values if isinstance(value, str) and number(value) is None and "://" not in value]
-        returns = len(words) == len(values) and (len({*words}) < len(words) or len(rows) < 4)
-        (controls if told or returns else other).append(key)
+        words = {task: row[key] for task, row in zip(own, rows, strict=True) if is_word(row.get(key))}
+        kinds, few = len({*words.values()}), len({*own}) < FEW
+        returns = few or (kinds < len(words) and (kinds > 1 or len(words) < len({*own})))
+        (controls if told or (returns and all(map(is_word, values))) else other).append(key)
     notes.append(f"{path}: columns read as labels: {some(controls) or 'none'}; not read: {some(other) or 'none'}")
     return controls
+
+
+def is_word(value: object) -> bool:
+    return isinstance(value, str) and number(value) is None and "://" not in value
 
 
 def structured(value: object) -> bool:
