@@ -239,6 +239,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("max_side", "tile", "overlap"):
         if (getattr(args, name) or 0) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: 0 or more expected")
+    if args.crf and args.tile:
+        parser.error(f"--tile {args.tile}: the CRF sees a picture whole; leave one of both out")
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:

@@ -33,7 +33,7 @@ CACHE = 128  # MB that GDAL may keep of what it has read
 TAG = "TAGMASK"
 DIGITS = 8  # of longitude and latitude: a millimetre
 STEP = 256  # pixels: longer edges get points between, for what is straight on one map is bent on another
-Read = Callable[[int, int, int, int], np.ndarray]
+Read = Callable[[int, int, int, int], np.ndarray | None]  # top, bottom, left, right → uint8 [h,w,3], or no data
 Rows = Callable[[tuple[int, int], Read], Iterator[np.ndarray]]
 
 
@@ -120,9 +120,13 @@ def write_labels(package: Any, source: Any, out: Path, rows: Rows, record: dict[
     profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate"}
     profile |= {"photometric": "palette", "BIGTIFF": "IF_SAFER", **kept}
 
-    def read(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        part = source.read(bands, window=((top, bottom), (left, right)))
-        return np.ascontiguousarray(np.moveaxis(part, 0, 2))
+    full = all(package.enums.MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
+
+    def read(top: int, bottom: int, left: int, right: int) -> np.ndarray | None:
+        window = ((top, bottom), (left, right))
+        if not full and not source.dataset_mask(window=window).any():
+            return None
+        return np.ascontiguousarray(np.moveaxis(source.read(bands, window=window), 0, 2))
 
     with replaced(out) as temporary, package.open(temporary, "w", **profile) as file:
         file.write_colormap(1, dict(enumerate(map(tuple, palette().tolist()))))
@@ -130,7 +134,9 @@ def write_labels(package: Any, source: Any, out: Path, rows: Rows, record: dict[
         top = 0
         for band in blocks(rows(size, read)):
             window = ((top, top + len(band)), (0, size[1]))
-            file.write(np.where(source.dataset_mask(window=window) == 0, np.uint8(VOID), band), 1, window=window)
+            if not full:
+                band = np.where(source.dataset_mask(window=window) == 0, np.uint8(VOID), band)
+            file.write(band, 1, window=window)
             top += len(band)
 
 

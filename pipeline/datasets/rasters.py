@@ -74,9 +74,7 @@ def find(sources: Sequence[Path], out: Path) -> list[geo.Raster]:
             found[name] = geo.Raster(path, out / f"{name}.tif", out / f"{name}.geojson")
     if not found:
         where = ", ".join(map(str, sources))
-        raise InputError(
-            printable(f"{where}: no rasters found ({', '.join(SUFFIXES)} expected; without --to: photographs)")
-        )
+        raise InputError(printable(f"{where}: no rasters found ({', '.join(SUFFIXES)} expected)"))
     originals = {raster.path.resolve() for raster in found.values()}
     for raster in found.values():
         if raster.labels.resolve() in originals:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.job import InputError
-from pipeline.kinds.pixels import resize_nearest
+from pipeline.kinds.pixels import VOID, resize_nearest
 from pipeline.networks.door import Network, SegmenterNetwork, labels_of, predict_batch
 from pipeline.networks.trunk import STRIDE
 
@@ -30,7 +30,8 @@ UNIT = 4 * STRIDE  # pixels of the largest cell of any head: the hypercolumn poo
 TILE = 1536  # pixels: a little over half of LIMIT
 OVERLAP = 128  # of networks without a reach: beyond it their context is a mean over the tile anyway
 FARTHEST = 32 * UNIT  # pixels that are searched for a reach
-Read = Callable[[int, int, int, int], np.ndarray]  # top, bottom, left, right → uint8 [h,w,3]
+# top, bottom, left, right → uint8 [h,w,3]; None where nothing is known of any pixel
+Read = Callable[[int, int, int, int], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,18 @@ def label_rows(
 ) -> Iterator[np.ndarray]:
     """The label map of a picture of this size (H, W), in bands of rows from the top: uint8 [n,W] each.
 
-    read: gives a part of it. possible: bool [C], None: all.
+    read: gives a part of it; where it gives nothing the labels are 255. possible: bool [C], None: all.
     """
     mask = None if possible is None else np.asarray(possible)[None]
     height, width = size
     for top, bottom, upper, lower in _parts(height, how):
         band = np.empty((lower - upper, width), np.uint8)
         for left, right, first, last in _parts(width, how):
-            scores = network.probabilities(read(top, bottom, left, right)[None], mask)[0]
+            rgb = read(top, bottom, left, right)
+            if rgb is None:
+                band[:, first:last] = VOID
+                continue
+            scores = network.probabilities(rgb[None], mask)[0]
             kept: Tensor = scores[:, upper - top : lower - top, first - left : last - left]
             band[:, first:last] = labels_of(kept, lower - upper, last - first)
         yield band
