@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.core.config import shown
 from pipeline.datasets.files import FOREIGN, SUFFIXES, some
-from pipeline.datasets.marked import Exported
+from pipeline.datasets.marked import UPLOADED, Exported
 from pipeline.datasets.rings import number
 from pipeline.datasets.tables import read_text
 from pipeline.datasets.written import Unreadable, content_of, json_of
@@ -25,7 +24,6 @@ TABLES = (".csv", ".tsv")
 ABOUT = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history"}
 KINDS = ("polygon", "brush", "bitmask", "ellipse", "rectangle", "keypoint", "")
 LABELS = tuple(f"{kind}labels" for kind in KINDS)  # keys of values, and types of results
-UPLOADED = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
 FEW = 4  # tasks: of fewer, every column of words counts
 Results = list[dict[str, Any]]
 
@@ -103,9 +101,8 @@ def place_of(address: str) -> str:
 def candidates(address: str) -> tuple[str, ...]:
     """The name, and without what an upload puts before it; and as it is noted, where that is no address."""
     place = place_of(address)
-    bare = UPLOADED.fullmatch(place)
     plain = [] if "://" in address or address.startswith("/data/") else [address]
-    return tuple(dict.fromkeys([place, *([bare[1]] if bare else []), *plain]))
+    return tuple(dict.fromkeys([place, UPLOADED.sub("", place), *plain]))
 
 
 # ------------------------------------------------------------------------------------------- JSON-MIN and tables
