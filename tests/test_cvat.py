@@ -10,7 +10,7 @@ import pytest
 from exported import H, W, data_of, looked, problems, tagged, validated, write_photographs
 from test_exports import cvat_file, write
 
-from pipeline.datasets import cvat
+from pipeline.datasets import cvat, shapes
 
 CAT = '<polygon label="cat" points="10,4;30,4;30,24;10,24" z_order="0"/>'
 DOG = '<polygon label="dog" points="10,4;30,4;30,24;10,24" z_order="0"/>'
@@ -168,3 +168,31 @@ def test_a_broken_archive_is_named(kind: str, tmp_path: Path) -> None:
     path.write_bytes(content)
     found = cvat.read([path]).problems
     assert len(found) == 1 and str(path) in found[0], found
+
+
+def test_datumaro_reads_the_same(tmp_path: Path) -> None:
+    """Its annotations painted in the order of their z_order, its polygons by us."""
+    datumaro = pytest.importorskip("datumaro", reason="needs the extra `readers`")
+    runs = (
+        '<mask label="dog" source="manual" occluded="0" rle="0, 4, 2, 2, 4" left="28" top="22" width="6" height="2"{}/>'
+    )
+    over = '<polygon label="dog" source="manual" occluded="0" points="20,4;30,4;30,24" z_order="{}"></polygon>'
+    images = [CAT + over.format(1), over.format(3) + CAT.replace('"0"', '"2"'), CAT + runs.format(' z_order="1"'), DOG]
+    masks = masks_of(tmp_path, images)
+    (tmp_path / "task").mkdir()
+    (tmp_path / "photos").rename(tmp_path / "task/images")
+    (tmp_path / "annotations.xml").rename(tmp_path / "task/annotations.xml")
+    found = datumaro.Dataset.import_from(str(tmp_path / "task"), "cvat")
+    names = {label.name: value for value, label in enumerate(found.categories()[datumaro.AnnotationType.label], 1)}
+    known = [label.name for label in found.categories()[datumaro.AnnotationType.label]]
+    assert [names[name] for name in ("cat", "dog")] == [1, 2]
+    for item in found:
+        mask = np.zeros((H, W), np.uint8)
+        for one in sorted(item.annotations, key=lambda one: one.z_order):
+            value = names[known[one.label]]
+            if one.type == datumaro.AnnotationType.mask:
+                mask[np.asarray(one.image) > 0] = value
+            else:
+                shapes.paint(mask, {"v": value, "polygon": [*map(float, one.points)]}, {})
+        np.testing.assert_array_equal(mask, masks[item.id], err_msg=item.id)
+    assert len(found) == 4

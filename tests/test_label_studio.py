@@ -257,3 +257,40 @@ def test_equal_problems_are_one(tmp_path: Path) -> None:
     tasks = [studio_task(n, [polygon("cat", image_rotation=90)]) for n in range(30)]
     said = problems(data_of("label-studio", tmp_path / "photos", project(tmp_path / "project.json", tasks)))
     assert "[and 29 more: 1, 2, 3, 4, 5, …]" in said and len(said) < 1000, said
+
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<PolygonLabels name="label" toName="image"><Label value="cat"/><Label value="dog"/></PolygonLabels>
+<BrushLabels name="brush" toName="image"><Label value="cat"/><Label value="dog"/></BrushLabels>
+<Choices name="kind" toName="image" choice="multiple"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+
+
+def test_what_its_own_sdk_makes_of_an_export_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON-MIN, CSV and TSV as the tool writes them."""
+    converter = pytest.importorskip("label_studio_sdk.converter", reason="needs the extra `readers`")
+    write_photographs(tmp_path / "photos", 6)
+    brush = {"format": "rle", "rle": encode(square(1, slice(32, 50)) > 0).tolist(), "brushlabels": ["dog"]}
+    painted = {"type": "brushlabels", "from_name": "brush", "to_name": "image", "value": brush, **SIZE}
+    each = [[polygon("cat")], [painted, polygon("cat")], [choices("cat")], [choices("cat", "dog")], []]
+    each += [[choices("dog"), polygon("cat")]]
+    tasks = [studio_task(n, results) for n, results in enumerate(each)]
+    for task in tasks:
+        task["data"]["note"] = f"the {task['id']}th"
+        task["annotations"][0] |= {"updated_at": "2026-01-01", "created_at": "2026-01-01", "lead_time": 1.0}
+        task["annotations"][0]["completed_by"] = {"id": 1, "email": "a@b.org"}
+        for number, result in enumerate(task["annotations"][0]["result"]):
+            result["id"] = f"r{number}"
+    full = project(tmp_path / "project.json", tasks)
+    data = data_of("label-studio", tmp_path / "photos", full)
+    wanted, masks = looked(data, tmp_path / "out")
+    assert len(masks) == 4
+    theirs = converter.Converter(str(write(tmp_path / "config.xml", CONFIG)), str(tmp_path), download_resources=False)
+    for form in ("JSON", "JSON_MIN", "CSV", "TSV"):
+        theirs.convert(str(full), str(tmp_path / form), form, is_dir=False)
+        (file,) = (path for path in (tmp_path / form).rglob("*") if path.is_file())
+        found, again = looked(data_of("label-studio", tmp_path / "photos", file), tmp_path / f"out {form}")
+        assert tagged(found) == tagged(wanted), form
+        assert [*again] == [*masks], form
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(again[name], mask, err_msg=form)
+    assert capsys.readouterr().out.count("1 rows have regions of several controls, and not which lies on which") == 3

@@ -89,6 +89,16 @@ def test_where_photographs_are_found(form: str, change: dict[str, str], tmp_path
     np.testing.assert_array_equal(masks[inventory.id[1]], square(2))
 
 
+def test_what_label_studio_puts_before_names(tmp_path: Path) -> None:
+    """It exports uploads as YOLO, and as COCO, under the names it gave them."""
+    root = photographs(tmp_path)
+    for file in [*root.glob("labels/*/*.txt")]:
+        file.rename(file.with_name(f"0a1b2c3d-{file.name}"))
+    (root / "images").rename(tmp_path / "photos")
+    _, masks = looked(data_of("yolo", tmp_path / "photos", data_yaml(root / "data.yaml")), tmp_path / "out")
+    assert [*masks] == ["train/p0", "train/p1", "val/p3", "val/p4"]
+
+
 def test_other_yaml_beside_it_is_none(tmp_path: Path) -> None:
     """As the settings of a run are, which lie where one works."""
     root = photographs(tmp_path)

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.core.data import Data
 from pipeline.datasets.files import MASKS, Left, identity, listing, some, walk
-from pipeline.datasets.marked import BACKGROUND, VOID, Exported, Marked, Read, odd, tabled, whole
+from pipeline.datasets.marked import BACKGROUND, UPLOADED, VOID, Exported, Marked, Read, odd, tabled, whole
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
@@ -169,14 +169,16 @@ def matched(
     """Photograph → what is said about it, in the order of the files; and the names that none has.
 
     A tool may know a photograph by more folders than lie here, or by fewer: what is the same from the end counts, as
-    long as it is one photograph's.
+    long as it is one photograph's. Where none has a name, what Label Studio's upload puts before one is left out, in
+    whatever format it exports.
     """
     ends: dict[str, list[str]] = {}
     for name in files:
         ends.setdefault(name.rpartition("/")[2], []).append(name)
     found, strangers = dict[str, Marked](), list[str]()
     for one in photographs:
-        name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
+        candidates = [*one.names, *(UPLOADED.sub("", name) for name in one.names if UPLOADED.match(name))]
+        name = next((meant for candidate in candidates if (meant := like(candidate, files, ends))), "")
         if not name:
             strangers.append(identity(one.name))
         elif name not in found:

@@ -17,7 +17,8 @@ latest that was not skipped. One without any result says that the photograph sho
 an annotation is one nobody has labelled; predictions are no annotations. Classes are the labels found, sorted.
 
 JSON-MIN and CSV do not say which columns controls have written: here those with regions or choices, and those of words
-of which some return, but not one throughout (ours); which were taken is noted.
+of which some return, but not one throughout (ours); which were taken is noted. Nor do they keep the order of regions of
+several controls, which are drawn in that of the columns.
 
 Photographs: what an upload puts before a name is left out where no file has it; `?d=` of local files and the percent
 signs of addresses are resolved. Source: labelstud.io/guide/export and /tags; label-studio-sdk,
@@ -77,7 +78,7 @@ def read(labels: Sequence[Path]) -> Exported:
 def recognised(path: Path) -> bool:
     """Whether a file, or one of those in a folder, looks like one of these."""
     full = looks(path, [".json"], b"[", b'"data"', b'"annotations"')
-    return full or looks(path, [".json"], b"[", b'"annotation_id"') or looks(path, [*TABLES], b"", *COLUMNS)
+    return full or looks(path, [".json"], b"[", b'"annotation_id"') or looks(path, TABLES, b"", *COLUMNS)
 
 
 # --------------------------------------------------------------------------------------------------------- results
