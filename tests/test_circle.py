@@ -1,5 +1,5 @@
-"""The circle of docs/tutorials/corrections.md, its commands run as they stand there: a network from tags, its masks
-corrected, and only what follows from the corrections computed again."""
+"""The tutorials' commands, run as they stand there: from photographs to masks, and the circle, in which masks are
+corrected and only what follows from the corrections is computed again."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ from pipeline.kinds.masks import has_mask, true_mask
 from pipeline.kinds.photographs import ids
 
 pytestmark = pytest.mark.workflow
-PAGE = ROOT / "docs/tutorials/corrections.md"
-COMMANDS = re.findall(r"^    ((?:python -m|snakemake) .+)$", PAGE.read_text(), re.M)
+
+
+def commands(page: str) -> list[str]:
+    text = (ROOT / "docs/tutorials" / page).read_text()
+    return re.findall(r"^    ((?:python -m|snakemake) .+)$", text, re.M)
+
+
+FIRST, CIRCLE = commands("photographs.md"), commands("corrections.md")
 
 
 def correct(predicted: Path, corrected: Path, truth: dict[str, np.ndarray], names: list[str]) -> None:
@@ -42,7 +48,7 @@ def correct(predicted: Path, corrected: Path, truth: dict[str, np.ndarray], name
     corrected.write_text(json.dumps(tasks))
 
 
-def test_the_tutorial_of_corrections(tmp_path: Path) -> None:
+def test_the_tutorials_commands_do_what_they_say(tmp_path: Path) -> None:
     where = checkout(tmp_path)
     shutil.copy(TINY, where / "configs/photographs.yaml")
     collage.write(where / "photos", train=12, val=4, seed=0)
@@ -54,7 +60,8 @@ def test_the_tutorial_of_corrections(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
     given = environment(where, warm.stand_in(where / "bin"))
     said = []
-    for command in COMMANDS:
+    assert CIRCLE[:2] == FIRST[:2]
+    for command in [*FIRST, *CIRCLE[2:]]:
         program, *rest = shlex.split(command)
         if "--corrections" in command:
             correct(where / "next/label-studio.json", where / "corrected.json", truth, names)
@@ -64,18 +71,14 @@ def test_the_tutorial_of_corrections(tmp_path: Path) -> None:
         status, text = warm.run(module, rest if program == "snakemake" else rest[2:], where, given)
         assert status == 0, f"{command}\n{text[-5000:]}"
         said.append(text)
-    assert [command.split()[2 if command.startswith("python") else 0] for command in COMMANDS] == [
-        "pipeline.start",
-        "snakemake",
-        "pipeline.suggest",
-        "pipeline.start",
-        "snakemake",
-    ]
-    assert "recipe `tags`" in said[0] and "recipe `tags-few`" in said[3]
-    again = jobs(said[4])
+    begun, _, predicted, suggested, laid, again_said = said
+    assert "recipe `tags`" in begun and "recipe `tags-few`" in laid
+    assert {path.stem for path in (where / "masks").glob("*.png")} == set(truth) and "coco.json" in predicted
+    assert (where / "next/sheet.jpg").is_file() and f"{len(truth)} of {len(truth)} unlabelled" in suggested
+    again = jobs(again_said)
     assert not {"classify", "cam", "saliency", "crf", "init", "imagenet", "prepare_photographs"} & again.keys(), again
     assert again["prepare_masks"] == again["merge"] == again["segment"] == 1, again
-    assert re.search(r"\d+ of \d+ results are there already and stay: .*classify", said[4])
+    assert re.search(r"\d+ of \d+ results are there already and stay: .*classify", again_said)
     masks = Artifact(where / "results/photos/masks.json", "masks")
     rows = dict(enumerate(ids(Artifact(where / "results/photos/photographs.json", "photographs"))))
     assert has_mask(masks).all()
