@@ -12,10 +12,12 @@ import numpy as np
 import planted
 import pytest
 import rasterio
+import rasterio.shutil
 from colours import colour_segmenter
 from conftest import ENVIRONMENT, ROOT
 from rasterio import features, warp
 from rasterio.transform import Affine, from_origin
+from test_export import Missing
 from test_predict import CLASSES, PALETTE, call
 
 from pipeline.annotations import geo
@@ -202,6 +204,28 @@ def test_rasters_that_are_none(model: Path, tmp_path: Path, capsys: pytest.Captu
         save(tmp_path / "in" / name, coloured(scene()))
     assert call(model, tmp_path / "in", "--out", tmp_path / "out", "--to", "geotiff") == 2
     assert "would share the result a.tif" in capsys.readouterr().err
+
+
+def test_without_rasterio_the_remedy_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rasterio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing("rasterio"), *sys.meta_path])
+    assert call(model, tmp_path, "--out", tmp_path / "out", "--to", "geotiff") == 2
+    assert "need rasterio, which is not installed: pip install 'tagmask[geo]'" in capsys.readouterr().err
+
+
+def test_a_file_that_only_looks_like_a_tiff_is_not_followed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GDAL reads what a VRT names, whatever the suffix: files of others, addresses on the network."""
+    source = save(tmp_path / "a" / "scene.tif", coloured(scene()))
+    rasterio.shutil.copy(source, tmp_path / "a" / "link.vrt", driver="VRT")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a" / "link.vrt").rename(tmp_path / "in" / "link.tif")
+    assert call(model, tmp_path / "in", "--out", tmp_path / "out", "--to", "geotiff") == 1
+    assert "link.tif" in capsys.readouterr().out and not list((tmp_path / "out").rglob("*.tif"))
 
 
 def test_rows_are_written_in_blocks() -> None:

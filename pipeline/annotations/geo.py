@@ -85,7 +85,7 @@ def write_all(
         )
     for number, raster in enumerate(rasters, 1):
         try:
-            with package.Env(GDAL_CACHEMAX=CACHE * 2**20), package.open(raster.path) as source:
+            with package.Env(GDAL_CACHEMAX=CACHE * 2**20), package.open(raster.path, driver="GTiff") as source:
                 where = f"{number}/{len(rasters)}  {raster.path.name}, {source.width}×{source.height}"
                 if overwrite or raster.labels not in known:
                     raster.polygons.unlink(missing_ok=True)
@@ -95,15 +95,16 @@ def write_all(
                     say(f"{where}  is done already; --overwrite makes it anew")
             if "geojson" in to and not raster.polygons.exists():
                 say(f"{where}  {raster.polygons}: {write_polygons(package, raster, names, background)}")
-        except (package.errors.RasterioError, ValueError) as error:
-            failed[raster.path] = " ".join(str(error).split())
+        except Exception as error:  # one bad file must not cost the others; all are named at the end
+            expected = isinstance(error, package.errors.RasterioError | ValueError)
+            failed[raster.path] = " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
     return failed
 
 
 def said_by(package: Any, path: Path) -> Any:
     """The record in a label map; None where it has none."""
     try:
-        with package.open(path) as file:
+        with package.open(path, driver="GTiff") as file:
             return json.loads(file.tags().get(TAG, "null"))
     except (package.errors.RasterioError, ValueError):
         return None
