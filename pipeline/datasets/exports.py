@@ -179,7 +179,10 @@ def matched(
     for one in photographs:
         candidates = [*one.names, *(UPLOADED.sub("", name) for name in one.names if UPLOADED.match(name))]
         name = next((meant for candidate in candidates if (meant := like(candidate, files, ends))), "")
-        if not name:
+        if not name and whole(one):
+            remedy = "add the file, set data.export.root, or remove the mask"
+            problems.append(f"{one.where}: '{identity(one.name)}' has no photograph; {remedy}")
+        elif not name:
             strangers.append(identity(one.name))
         elif name not in found:
             found[name] = one
