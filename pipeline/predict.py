@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         args.max_side = artifact.meta.get("max_side", 0)
     record = {"classes": names, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
-    record |= {"steps": args.steps}
+    record |= {"steps": args.steps, "bands": args.bands}
     check_record(args, record, photos)
     about = About(names, background, artifact.digest, args.photos, args.image_url)
     export.check(args.to, args.out, about, ours=(args.out / RECORD).is_file())
@@ -223,7 +223,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     def opened() -> Iterator[Opened]:
         for photo in todo:
             try:
-                rgb = read_photograph(photo.path)
+                rgb = read_photograph(photo.path, args.bands)
                 small = reduced(rgb, args.max_side) if args.max_side else rgb
             except Exception as error:
                 failed[photo.path] = reason(error)
@@ -280,6 +280,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
     )
+    parser.add_argument(
+        "--bands",
+        type=int,
+        nargs=3,
+        help="which bands are red, green and blue, counted from 1; as data.bands in training",
+    )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
@@ -291,6 +297,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--steps {args.steps}: 0 or more expected")
     if args.image_url is not None and "label-studio" not in args.to:
         parser.error(f"--image-url {args.image_url}: --to label-studio expected, no other format holds addresses")
+    if args.bands and min(args.bands) < 1:
+        parser.error(f"--bands {args.bands}: they are counted from 1")
     if args.max_side is not None and args.max_side < 0:
         parser.error(f"--max-side {args.max_side}: 0 or more expected")
     failed: dict[Path, str] = {}
