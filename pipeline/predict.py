@@ -281,10 +281,7 @@ def main(argv: list[str] | None = None) -> None:
         "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
     )
     parser.add_argument(
-        "--bands",
-        type=int,
-        nargs=3,
-        help="which bands are red, green and blue, counted from 1; as data.bands in training",
+        "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
     )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
@@ -297,8 +294,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--steps {args.steps}: 0 or more expected")
     if args.image_url is not None and "label-studio" not in args.to:
         parser.error(f"--image-url {args.image_url}: --to label-studio expected, no other format holds addresses")
-    if args.bands and min(args.bands) < 1:
-        parser.error(f"--bands {args.bands}: they are counted from 1")
     if args.max_side is not None and args.max_side < 0:
         parser.error(f"--max-side {args.max_side}: 0 or more expected")
     failed: dict[Path, str] = {}

@@ -186,6 +186,8 @@ def test_bands_are_chosen_by_number(kind: type) -> None:
     assert look_at_photograph(content, (5, 1, 3)) == (H, W)
     with pytest.raises(Unusable, match="has 6 bands, and band 7 is asked for"):
         look_at_photograph(content, (7, 1, 3))
+    with pytest.raises(Unusable, match="band 0 is asked for"):
+        read_photograph(content, (0, 1, 3))
     with pytest.raises(Unusable, match="has 3 bands, and band 4 is asked for"):
         look_at_photograph(encoded(Image.fromarray(rgb()), "PNG"), (4, 1, 3))
     assert np.array_equal(read_photograph(encoded(Image.fromarray(rgb()), "PNG"), (3, 2, 1)), rgb()[..., ::-1])

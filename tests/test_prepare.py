@@ -479,7 +479,7 @@ def spoil(root: Path) -> dict[str, str]:
     write_lines(root / "classes.txt", ["background", "ant", "bee", "cow", "yak"])
     (images / "a11.jpg").write_bytes((images / "a05.jpg").read_bytes())
     Image.fromarray(photograph(50)).save(images / "a09.png")
-    Image.fromarray(photograph(51)).save(images / "b00.bmp")
+    Image.fromarray(photograph(51)).save(images / "b00.gif")
     save_mask(masks / "stray.png", np.zeros((H, W)))
     (images / "back").symlink_to(images)
     return {
@@ -501,7 +501,7 @@ def spoil(root: Path) -> dict[str, str]:
         "tag 'yak'": "no training image",
         "a11.jpg": "same photograph as",
         "images/a09.png": "also the name of a09.jpg",
-        "b00.bmp": ".bmp found",
+        "b00.gif": ".gif found",
         "masks/stray.png": "no photograph of this name",
     }
 
@@ -1194,7 +1194,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     for name in ("read_photograph", "look_at_photograph", "read_mask"):
         original, seen[name] = getattr(looking.pictures, name), []
         monkeypatch.setattr(
-            looking.pictures, name, lambda file, f=original, calls=seen[name]: calls.append(file) or f(file)
+            looking.pictures,
+            name,
+            lambda file, *more, f=original, calls=seen[name]: calls.append(file) or f(file, *more),
         )
     return seen
 

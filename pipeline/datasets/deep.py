@@ -133,10 +133,8 @@ def rgb_of(pixels: np.ndarray, bands: Sequence[int] | None) -> np.ndarray:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     count = pixels.shape[2]
     if bands is not None:
-        if max(bands) > count:
-            raise Unusable(
-                f"has {count} band{'s' * (count > 1)}, and band {max(bands)} is asked for; correct the bands"
-            )
+        if asked := [band for band in bands if not 1 <= band <= count]:
+            raise Unusable(f"has {count} band{'s' * (count > 1)}, and band {asked[0]} is asked for; correct the bands")
         pixels = pixels[..., [band - 1 for band in bands]]
     elif count not in (1, 3):
         raise Unusable(
