@@ -28,6 +28,9 @@ def _at_home(path: Path) -> Path:
 Root = Annotated[Path, AfterValidator(_at_home)]
 
 
+Band = Annotated[int, Field(ge=1)]
+
+
 class Demo(Settings):
     train: int = Field(160, ge=2, description="training pictures")
     val: int = Field(48, ge=1, description="validation pictures")
@@ -88,6 +91,10 @@ class Data(Settings):
         "first",
         description="first: the first class, mask value 0, is the background; none: it is one as any other; left out: "
         "first, of cityscapes and ade20k none",
+    )
+    bands: tuple[Band, Band, Band] | None = Field(
+        None,
+        description="which bands of each picture are red, green and blue, counted from 1, where it has more than three",
     )
     classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
     other: Literal["error", "background", "void"] = Field(
