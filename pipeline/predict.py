@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         args.max_side = artifact.meta.get("max_side", 0)
     record = {"classes": names, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
-    record |= {"steps": args.steps}
+    record |= {"steps": args.steps, "bands": args.bands}
     record |= {key: getattr(args, key) for key in ("tile", "overlap") if getattr(args, key) is not None}
     check_record(args, record, photos)
     about = About(names, background, artifact.digest, args.photos, args.image_url)
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     def opened() -> Iterator[Opened]:
         for photo in todo:
             try:
-                rgb = read_photograph(photo.path)
+                rgb = read_photograph(photo.path, args.bands)
                 small = reduced(rgb, args.max_side) if args.max_side else rgb
             except Exception as error:
                 failed[photo.path] = reason(error)
@@ -225,6 +225,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--tile", type=int, help="pixels: larger pictures in tiles; default: those above 4 MP; 0: none")
     parser.add_argument("--overlap", type=int, help="of tiles, pixels; default: as far as the network looks, if it may")
+    parser.add_argument(
+        "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
+    )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")

@@ -34,6 +34,7 @@ from pipeline.core.job import InputError
 from pipeline.core.lock import alone
 from pipeline.core.progress import Progress
 from pipeline.datasets import look as looking
+from pipeline.datasets.deep import RULE
 from pipeline.datasets.inventory import FILE, Inventory, take_inventory
 from pipeline.datasets.layouts import at, root_of
 from pipeline.datasets.look import NO_MASK, Content, Passing
@@ -44,10 +45,12 @@ from pipeline.kinds.pixels import VOID, resize_image
 
 def make_photographs(data: Data, inventory: Inventory, out: Path) -> None:
     root, side = root_of(data), data.max_side
-    keys = [hashing(code("photographs", data), side, bytes(digest)) for digest in inventory.photograph_digest]
+    made_by = code("photographs", data), side, *(data.bands or ())
+    keys = [hashing(*made_by, bytes(digest)) for digest in inventory.photograph_digest]
     splits = {f"split_{split}": rows for split, rows in inventory.splits.items()}
     counts = {split: len(rows) for split, rows in inventory.splits.items()}
-    settings: dict[str, Any] = {"format": data.format, "max_side": side}
+    settings: dict[str, Any] = {"format": data.format, "max_side": side, "deep": RULE}
+    settings |= {"bands": data.bands} if data.bands else {}
     header = header_of("photographs", data, settings, inventory.id, keys, *(rows.tobytes() for rows in splits.values()))
     if complete(out, header):
         return
@@ -58,7 +61,7 @@ def make_photographs(data: Data, inventory: Inventory, out: Path) -> None:
             full_h, full_w = inventory.size[i].tolist()
             h, w = photographs.reduced((full_h, full_w), side)
             rgb = np.zeros((side, side, 3), np.uint8)
-            rgb[:h, :w] = resize_image(looking.photograph(content), h, w)
+            rgb[:h, :w] = resize_image(looking.photograph(content, data.bands), h, w)
             yield {"rgb": rgb, "size": np.array([h, w], np.int32)}
 
     store.write_rows(

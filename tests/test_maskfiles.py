@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA_FOLDER
 from exported import H, W, data_of, drawn, prepared, problems, write_photographs
 from PIL import Image
 
@@ -20,8 +21,9 @@ from pipeline.kinds import classes
 from pipeline.kinds.photographs import ids, split
 from pipeline.kinds.pixels import VOID
 from pipeline.kinds.tags import tags
+from pipeline.start import found_layout
 
-CAMVID = Path(__file__).resolve().parents[2] / "shared/data/camvid_mini"
+CAMVID = DATA_FOLDER / "camvid_mini"
 RED, GREEN, BLACK = (250, 50, 83), (0, 200, 20), (0, 0, 0)
 COUNT = 6
 LAYOUTS = {
@@ -115,9 +117,7 @@ def cityscapes_folder(at: Path) -> Data:
         save(to, np.asarray(Image.open(at / f"all/{name}.jpg")))
         save(at / f"gtFine/{part}/ulm/{name}_gtFine_labelIds.png", np.array([3, 26, 33], np.uint8)[values(number)])
         save(at / f"gtFine/{part}/ulm/{name}_gtFine_color.png", coloured(values(number)))
-    return data_of(
-        *("cityscapes", at / "leftImg8bit", at / "gtFine"), background="none", classes=["car", "bicycle"], other="void"
-    )
+    return data_of(*("cityscapes", at / "leftImg8bit", at / "gtFine"), classes=["car", "bicycle"], other="void")
 
 
 def ade_folder(at: Path) -> Data:
@@ -129,7 +129,7 @@ def ade_folder(at: Path) -> Data:
         (at / f"ADE/images/{part}").mkdir(parents=True, exist_ok=True)
         (at / f"all/{name}.jpg").rename(at / f"ADE/images/{part}/{name}.jpg")
         save(at / f"ADE/annotations/{part}/{name}.png", values(number))
-    return data_of("ade20k", at / "ADE/images", at / "ADE", background="none")
+    return data_of("ade20k", at / "ADE/images", at / "ADE")
 
 
 FOLDERS: dict[str, Callable[[Path], Data]] = {
@@ -265,6 +265,7 @@ def test_what_the_table_does_not_have_is_named(layout: str, pixels: np.ndarray, 
 @pytest.mark.parametrize("layout", ["colours", "cityscapes", "ade20k"])
 def test_masks_without_a_background_say_so(layout: str, tmp_path: Path) -> None:
     data = FOLDERS[layout](tmp_path)
+    assert data.background == ("first" if layout == "colours" else "none")  # left out
     if layout == "colours":
         text(tmp_path / "label_colors.txt", "0 0 0 Void\n250 50 83 cat\n0 200 20 dog\n")
     elsewise = Data.model_validate({**data.model_dump(), "background": "first", "other": "void"})
@@ -297,7 +298,7 @@ def test_masks_without_a_background_say_so(layout: str, tmp_path: Path) -> None:
         ("colours", "label_colors.txt", "0 0 0 background\n1 2 cat", "line 2: '1 2 cat' found, `64 128 64 Animal`"),
         ("colours", "label_colors.txt", "1 2 3 cat\n1 2 3 dog", "1,2,3 is 'cat' and 'dog'; keep one"),
         ("colours", "label_colors.txt", "1 2 3 cat\n1 2 4 Cat", "differ in capitals alone"),
-        ("colours", "labels/q_L.png", None, "'q_L' has no photograph"),
+        ("colours", "labels/q_L.png", None, "'q' has no photograph"),
         ("binary", "masks/stray.png", None, "no class in its name; cat/a.png or a_cat.png expected"),
         ("ade20k", "ADE/objectInfo150.txt", "Idx\tName\none\tcat\n", "a number and names with tabs between expected"),
     ],
@@ -536,3 +537,12 @@ def test_camvid_in_colours_is_camvid_in_numbers(tmp_path: Path) -> None:
     assert len(first) == 6 and {*first} == {*second}
     for frame in listed:
         np.testing.assert_array_equal(first[frame], second[frame])
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_start_finds_each(layout: str, tmp_path: Path) -> None:
+    data = FOLDERS[layout](tmp_path)
+    found = found_layout(data.export.root, data.export.labels, None)
+    assert found == (layout, {"root": str(data.export.root), "labels": [str(path) for path in data.export.labels]})
+    if layout == "roboflow":  # its masks lie among the photographs
+        assert found_layout(data.export.root, (), None) == found

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import ROOT
 from PIL import Image, ImageOps
 
-from pipeline.datasets.pictures import Unusable, look_at_photograph, read_mask, read_photograph
+from pipeline.datasets.deep import as_bytes
+from pipeline.datasets.pictures import Unusable, look_at_photograph, raw_size, read_mask, read_photograph
 from pipeline.datasets.tables import read_tags
 
 H, W = 24, 40
@@ -30,6 +32,27 @@ def encoded(picture: Image.Image, form: str, orientation: int | None = None, **o
         exif[0x0112] = orientation
     picture.save(file, form, exif=exif, **options)
     return file.getvalue()
+
+
+def tiff(pixels: np.ndarray, orientation: int = 1, **options: object) -> bytes:
+    """[h,w] or [h,w,c], red, green and blue where there are three."""
+    file, shown = BytesIO(), "rgb" if pixels.shape[2:] in ((3,), (4,)) else "minisblack"
+    more = {"photometric": shown, "planarconfig": "contig" if pixels.ndim == 3 else None, **options}
+    tifffile.imwrite(file, pixels, extratags=[(274, "H", 1, orientation, True)], **more)
+    return file.getvalue()
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """uint16 [h,w,c] by hand: Pillow writes none in colour."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
@@ -84,14 +107,127 @@ def test_every_kind_of_8_bit_picture_becomes_rgb_that_can_be_written_to(mode: st
 
 
 @pytest.mark.parametrize("read", [read_photograph, look_at_photograph])
-def test_photographs_that_only_a_person_can_help(read: object) -> None:
-    deep = encoded(Image.fromarray(np.zeros((H, W), np.uint16)), "PNG")
-    with pytest.raises(Unusable, match="save it with 8 bits per channel"):
-        read(deep)  # type: ignore[operator]
+def test_photographs_that_only_a_person_can_help(read: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Unusable, match="holds no number, only NaN"):
+        read(tiff(np.full((H, W), np.nan, np.float32)))  # type: ignore[operator]
+    with pytest.raises(Unusable, match="has 6 bands; name those of red, green and blue"):
+        read(tiff(np.zeros((H, W, 6), np.uint16)))  # type: ignore[operator]
+    with pytest.raises(Unusable, match=r"is HEIC, which needs pillow-heif: pip install 'tagmask\[heic\]'"):
+        read(b"\0\0\0\x18ftypheic" + bytes(40))  # type: ignore[operator]
     with pytest.raises(Unusable, match="cannot identify"):
         read(b"no picture")  # type: ignore[operator]
     with pytest.raises(OSError, match="truncated"):
         read(encoded(Image.fromarray(rgb()), "JPEG")[:-60])  # type: ignore[operator]
+
+
+DEEP = {
+    "PNG": png16,
+    "TIFF": tiff,
+    "TIFF, packed": lambda pixels: tiff(pixels, compression="zlib", predictor=True),
+    "TIFF, plane by plane": lambda pixels: tiff(np.moveaxis(pixels, -1, 0), planarconfig="separate", photometric="rgb"),
+    "TIFF, the other order of bytes": lambda pixels: tiff(pixels, byteorder=">"),
+    "BigTIFF": lambda pixels: tiff(pixels, bigtiff=True),
+}
+
+
+@pytest.mark.parametrize("form", DEEP)
+def test_a_photograph_of_16_bits_looks_as_its_copy_of_8(form: str) -> None:
+    eight = rgb()
+    fine = eight.astype(np.uint16) * 257
+    content = DEEP[form](fine)
+    assert np.array_equal(read_photograph(content), eight)
+    assert look_at_photograph(content) == raw_size(content)[0] == (H, W)
+
+
+@pytest.mark.parametrize("form", DEEP)
+def test_what_a_sensor_of_12_bits_saw_is_stretched(form: str) -> None:
+    fine = np.random.default_rng(0).integers(300, 3000, (H, W, 3)).astype(np.uint16)
+    low, high = np.sort(fine.ravel())[[fine.size // 100, fine.size * 99 // 100]].astype(float)
+    expected = np.round(np.clip((fine - low) / (high - low), 0, 1) * 255)
+    assert np.array_equal(read_photograph(DEEP[form](fine)), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("colour", [True, False])
+def test_tiffs_are_turned_as_jpegs_are(colour: bool, kind: type, orientation: int) -> None:
+    """Pillow turns some of them itself, and cannot open others."""
+    pixels = rgb() if colour else rgb()[..., 0]
+    scale = {np.uint8: 1.0, np.uint16: 257.0, np.float32: 1 / 255}[kind]
+    content = tiff((pixels * scale).astype(kind), orientation)
+    jpeg = encoded(Image.fromarray(pixels), "PNG", orientation)
+    assert np.array_equal(read_photograph(content), read_photograph(jpeg))
+    assert look_at_photograph(content) == look_at_photograph(jpeg)
+    assert raw_size(content) == raw_size(jpeg) == ((H, W), orientation)
+
+
+def test_the_rule_for_numbers_that_are_no_bytes() -> None:
+    values = np.arange(1000)
+    ramp = np.round(np.clip((values - 10) / 980, 0, 1) * 255).astype(np.uint8)
+    assert np.array_equal(as_bytes(values.astype(np.uint16)), ramp)
+    for kind in (np.int16, np.int32, np.float32, np.float64):
+        assert np.array_equal(as_bytes((values - 500).astype(kind)), ramp), kind
+    assert np.array_equal(as_bytes((values / 999).astype(np.float32)), np.round(values / 999 * 255))
+    assert np.array_equal(as_bytes(np.uint16([40000, 65535])), [156, 255])
+    hole = values.astype(np.float32) - 500
+    hole[[0, 1, 2]] = np.nan, np.inf, -np.inf
+    assert as_bytes(hole)[:3].tolist() == [0, 0, 0] and as_bytes(hole)[3:].max() == 255
+    assert not as_bytes(np.full((3, 3), 700, np.uint16)).any()
+    wide = np.random.default_rng(0).integers(0, 9000, (300, 300), np.uint16)  # by a table, where there are many
+    assert np.array_equal(as_bytes(wide), as_bytes(wide.astype(np.int32)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_bands_are_chosen_by_number(kind: type) -> None:
+    bands = np.random.default_rng(0).integers(0, 256, (H, W, 6))
+    content = tiff((bands * {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[kind]).astype(kind))
+    assert np.abs(read_photograph(content, (5, 1, 3)).astype(int) - bands[..., [4, 0, 2]]).max() <= 1
+    assert look_at_photograph(content, (5, 1, 3)) == (H, W)
+    with pytest.raises(Unusable, match="has 6 bands, and band 7 is asked for"):
+        look_at_photograph(content, (7, 1, 3))
+    with pytest.raises(Unusable, match="band 0 is asked for"):
+        read_photograph(content, (0, 1, 3))
+    with pytest.raises(Unusable, match="has 3 bands, and band 4 is asked for"):
+        look_at_photograph(encoded(Image.fromarray(rgb()), "PNG"), (4, 1, 3))
+    assert np.array_equal(read_photograph(encoded(Image.fromarray(rgb()), "PNG"), (3, 2, 1)), rgb()[..., ::-1])
+
+
+@pytest.mark.parametrize("content", [png16, tiff])
+def test_what_is_transparent_is_white_in_16_bits_too(content: object) -> None:
+    alpha = np.full((H, W), 65535, np.uint16)
+    alpha[:8] = 0
+    four = np.dstack([rgb().astype(np.uint16) * 257, alpha])
+    read = read_photograph(content(four))  # type: ignore[operator]
+    if content is tiff:  # infrared, or what else a fourth band may be
+        assert np.array_equal(read_photograph(tiff(four, extrasamples=["unspecified"])), rgb())
+    assert (read[:8] == 255).all() and np.array_equal(read[8:], rgb()[8:])
+
+
+@pytest.mark.parametrize("form", ["WEBP", "BMP", "TIFF"])
+def test_other_formats(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {"compression": "tiff_lzw"} if form == "TIFF" else {}
+    content = encoded(Image.fromarray(rgb()), form, **options)
+    assert np.array_equal(read_photograph(content), rgb()) and look_at_photograph(content) == (H, W)
+
+
+def test_a_tiff_that_nothing_here_unpacks_is_named() -> None:
+    content = tiff(np.zeros((H, W, 3), np.uint16), compression="zlib")
+    at = content.index(struct.pack("<HHII", 259, 3, 1, 8))
+    with pytest.raises(Unusable, match="is packed by LZW; install imagecodecs, or save it unpacked or by DEFLATE"):
+        read_photograph(content[:at] + struct.pack("<HHII", 259, 3, 1, 5) + content[at + 12 :])
+
+
+def test_heic_is_read_where_its_library_is() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    content = encoded(Image.fromarray(rgb()), "HEIF", quality=-1, chroma=444)
+    script = (
+        "import sys; from pipeline.datasets.pictures import *; print(read_photograph(sys.stdin.buffer.read()).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=content, capture_output=True, cwd=ROOT)
+    assert done.stdout.decode().strip() == str((H, W, 3)), done.stderr
+    assert np.abs(read_photograph(content).astype(int) - rgb()).mean() < 8
 
 
 @pytest.mark.parametrize("said", [b"\0\x03\0\0\0\x01\0\0\0\0", b"\0\x03\0\0\0\x01\0\x09\0\0", b"\0\x02\0\0\0\x04six\0"])
@@ -162,7 +298,7 @@ def test_what_is_no_picture_says_what_it_is() -> None:
     for content, finding in (
         (b"", "is empty; copy it again"),
         (b"version https://git-lfs.github.com/spec/v1\n", "fetch it with `git lfs pull`"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC or AVIF"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "is AVIF or a film"),
         (b"<html>", "cannot identify its format"),
     ):
         with pytest.raises(Unusable, match=finding):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import tifffile
 import torch
 from colours import colour_segmenter, constant_segmenter, plain
 from conftest import ROOT, command
@@ -187,13 +188,16 @@ def test_a_broken_file_is_named_and_the_others_are_done(
     (photos / "cut.jpg").unlink()
     (photos / "text.png").write_text("no picture")
     (photos / "._a.png").write_text("what some systems leave beside a file")
-    (photos / "scan.tif").write_text("a format that is not read")
-    Image.fromarray(np.zeros((40, 40), np.uint16)).save(photos / "deep.png")
+    (photos / "scan.gif").write_text("a format that is not read")
+    tifffile.imwrite(photos / "deep.tif", np.zeros((40, 40, 6), np.uint16), planarconfig="contig")
     assert call(model, photos, "--out", tmp_path / "out") == 1
     said = capsys.readouterr().out
     last = said.split("4 file(s) could not be done")[1]
-    assert all(name in last for name in ("broken.jpg", "text.png", "deep.png"))
-    assert "scan.tif: .tif found, .jpg or .jpeg or .png expected; convert it to .jpg or .png" in last
+    assert all(name in last for name in ("broken.jpg", "text.png", "deep.tif"))
+    assert (
+        "scan.gif: .gif found, .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .heic, .heif expected; convert it to .jpg"
+        in last
+    )
     assert "1 hidden files and folders left out (._a.png)" in said
     assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {"a.png", "b.png"}
 

@@ -479,7 +479,7 @@ def spoil(root: Path) -> dict[str, str]:
     write_lines(root / "classes.txt", ["background", "ant", "bee", "cow", "yak"])
     (images / "a11.jpg").write_bytes((images / "a05.jpg").read_bytes())
     Image.fromarray(photograph(50)).save(images / "a09.png")
-    Image.fromarray(photograph(51)).save(images / "b00.bmp")
+    Image.fromarray(photograph(51)).save(images / "b00.gif")
     save_mask(masks / "stray.png", np.zeros((H, W)))
     (images / "back").symlink_to(images)
     return {
@@ -501,7 +501,7 @@ def spoil(root: Path) -> dict[str, str]:
         "tag 'yak'": "no training image",
         "a11.jpg": "same photograph as",
         "images/a09.png": "also the name of a09.jpg",
-        "b00.bmp": ".bmp found",
+        "b00.gif": ".gif found",
         "masks/stray.png": "no photograph of this name",
     }
 
@@ -575,7 +575,7 @@ def binary_masks(root: Path) -> None:
 
 def deep_photograph(root: Path) -> None:
     (root / "images/a00.jpg").unlink()
-    Image.fromarray(np.zeros((H, W), np.uint16)).save(root / "images/a00.png")
+    Image.fromarray(np.full((H, W), np.nan, np.float32)).save(root / "images/a00.tif")
 
 
 def deep_mask(root: Path) -> None:
@@ -606,7 +606,7 @@ def link_to_itself(root: Path) -> None:
 
 
 def other_format(root: Path) -> None:
-    (root / "images/a00.jpg").rename(root / "images/a00.heic")
+    (root / "images/a00.jpg").rename(root / "images/a00.jxl")
 
 
 def jpeg_of_another_name(root: Path) -> None:
@@ -704,15 +704,21 @@ def too_deep(root: Path) -> None:
         (background_left_out, "tags: 'ant' (4 images, the first a00) stands first in classes.txt"),
         (empty_list, "val.txt: empty"),
         (binary_masks, "all hold 0 and 255 alone"),
-        (deep_photograph, "save it with 8 bits per channel"),
+        (deep_photograph, "a00.tif: holds no number, only NaN; leave it out"),
         (deep_mask, "values 1000"),
         (narrow_photograph, "a00.jpg: is 4000×40, 0 px narrow at data.max_side 32"),
         (long_photograph, "a00.jpg: is 1024×24, 7 px narrow at the 300 px where saliency works; 8 expected, crop it"),
         (dangling_link, "a00.jpg: cannot be read (No such file or directory); mend the link"),
         (foreign_name, "images/\\udcff.jpg: a name that is not UTF-8; rename it"),
         (link_to_itself, "a00.jpg: cannot be read (Too many levels of symbolic links); mend the link"),
-        (other_format, "a00.heic: .heic found, .jpg or .jpeg or .png expected; convert it to .jpg or .png"),
-        (jpeg_of_another_name, "a00.jfif: .jfif found, .jpg or .jpeg or .png expected; rename it to .jpg"),
+        (
+            other_format,
+            ".jxl found, .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .heic, .heif expected; convert it to .jpg",
+        ),
+        (
+            jpeg_of_another_name,
+            ".jfif found, .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .heic, .heif expected; rename it to .jpg",
+        ),
         (jpeg_mask, "masks/a00.jpg: .jpg found, .png expected; JPEG blurs class numbers, export it again"),
         (mask_elsewhere, "masks/a00.png: no photograph of this name in images/; move or rename it to "),
         (mask_of_another_name, "a00_mask.png: no photograph of this name in images/; move or rename it to "),
@@ -1188,7 +1194,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     for name in ("read_photograph", "look_at_photograph", "read_mask"):
         original, seen[name] = getattr(looking.pictures, name), []
         monkeypatch.setattr(
-            looking.pictures, name, lambda file, f=original, calls=seen[name]: calls.append(file) or f(file)
+            looking.pictures,
+            name,
+            lambda file, *more, f=original, calls=seen[name]: calls.append(file) or f(file, *more),
         )
     return seen
 

@@ -28,8 +28,7 @@ def export(layout: str, change: Change, **data: object) -> Callable[[Path], Comm
     def build(at: Path) -> Command:
         root, labels = WRITES[layout](at)
         change(at)
-        more = {"background": "none"} if layout in ("cityscapes", "ade20k") else {}
-        more |= {"classes": ["road", "car", "bus"], "other": "void"} if layout == "cityscapes" else {}
+        more = {"classes": ["road", "car", "bus"], "other": "void"} if layout == "cityscapes" else {}
         return prepare(at, format=layout, export={"root": root, "labels": labels}, **{**more, **data})
 
     return build

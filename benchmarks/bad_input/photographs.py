@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from benchmarks.bad_input.case import CANARY, EITHER, HANDLED, Case, Command, prepare
@@ -28,6 +31,7 @@ from pipeline.core import store
 
 JPEG, PNG = encoded(photo(), "JPEG", quality=90), encoded(photo())
 FLIPS = 40
+SUFFIX = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif"}
 
 
 def odd(
@@ -65,7 +69,7 @@ def flips(form: str) -> Callable[[Path], Command]:
         for i, name in enumerate(names):
             (at / "photos/images" / f"{name}.png").unlink()
             place = i * len(whole) // FLIPS + i % 7
-            write(at / "photos/images" / f"{name}{'.jpg' if form == 'JPEG' else '.png'}", flipped(whole, place, i % 8))
+            write(at / "photos/images" / f"{name}.{SUFFIX[form]}", flipped(whole, place, i % 8))
         return prepare(at)
 
     return build
@@ -105,6 +109,38 @@ def gray16() -> bytes:
     return encoded(Image.fromarray(photo()[..., 0].astype(np.uint16) * 257))
 
 
+def tiff(values: np.ndarray) -> bytes:
+    content = BytesIO()
+    more = {"photometric": "rgb"} if values.shape[2:] == (3,) else {"photometric": "minisblack"}
+    tifffile.imwrite(content, values, planarconfig="contig" if values.ndim == 3 else None, **more)
+    return content.getvalue()
+
+
+def six() -> np.ndarray:
+    return np.dstack([photo(), photo(1)]).astype(np.uint16) * 257
+
+
+def six_bands(at: Path) -> Command:
+    root = folder(at / "photos", names=[f"a{i:02d}" for i in range(6)])
+    for i in range(6):
+        (root / f"images/a{i:02d}.png").unlink()
+        write(root / f"images/a{i:02d}.tif", tiff(six()))
+
+    def check(manifest: Path) -> str:
+        found = store.Artifact(manifest).row("rgb", 0)[:SIDE, :SIDE]
+        return "" if np.array_equal(found, photo()[..., ::-1]) else "other bands"
+
+    return prepare(at, check=check, bands=[3, 2, 1])
+
+
+def bomb_tiff() -> bytes:
+    whole = tiff(six())
+    for tag in (256, 257):
+        at = whole.index(struct.pack("<HHII", tag, 3, 1, SIDE))
+        whole = whole[:at] + struct.pack("<HHII", tag, 4, 1, 60000) + whole[at + 12 :]
+    return whole
+
+
 def palette(transparent: bool) -> bytes:
     picture = Image.fromarray(photo()).quantize(16)
     return encoded(picture, **({"transparency": 0} if transparent else {}))
@@ -136,7 +172,8 @@ POSTSCRIPT = (
     f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 96\n%%EndComments\n(%pipe%touch {CANARY}) (w) file\nshowpage\n"
 )
 GARBAGE = np.random.default_rng(0).bytes(4000)
-OTHERS = {"webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "jp2": "JPEG2000", "ppm": "PPM"}
+READ = {"webp": "WEBP", "bmp": "BMP", "tif": "TIFF"}
+OTHERS = {"gif": "GIF", "jp2": "JPEG2000", "ppm": "PPM"}
 
 
 def bomb_text() -> bytes:
@@ -214,12 +251,24 @@ CASES = [
     ],
     *[
         Case(
+            f"{form} by its name",
+            odd(f"odd.{suffix}", lambda form=form: encoded(photo(), form), pixels(photo, 40)),
+            HANDLED,
+        )
+        for suffix, form in READ.items()
+    ],
+    *[
+        Case(
             f"{form} called .jpg", odd("odd.jpg", lambda form=form: encoded(photo(), form), pixels(photo, 40)), HANDLED
         )
         for form in ("PNG", "WEBP", "BMP", "TIFF", "GIF")
     ],
     Case("JPEG called .png", odd("odd.png", lambda: JPEG, pixels(photo)), HANDLED),
-    Case("HEIC called .jpg", odd("odd.jpg", lambda: b"\0\0\0\x18ftypheic" + GARBAGE), says=(NAMED, "HEIC.*convert it")),
+    Case(
+        "HEIC called .jpg",
+        odd("odd.jpg", lambda: b"\0\0\0\x18ftypheic" + GARBAGE),
+        says=(NAMED, "HEIC, which needs pillow-heif.*or convert it"),
+    ),
     Case(
         "PostScript called .jpg is not run",
         odd("odd.jpg", lambda: POSTSCRIPT.encode()),
@@ -259,12 +308,32 @@ CASES = [
         odd("odd.png", lambda: encoded(photo()[..., 0]), pixels(lambda: photo()[..., :1].repeat(3, 2), 0)),
         HANDLED,
     ),
-    Case("gray, 16 bits", odd("odd.png", gray16), says=(NAMED, "16 pixels; save it with 8 bits")),
+    Case(
+        "gray, 16 bits",
+        odd("odd.png", gray16, pixels(lambda: photo()[..., :1].repeat(3, 2), 0)),
+        HANDLED,
+    ),
     Case(
         "floats (TIFF called .png)",
-        odd("odd.png", lambda: encoded(Image.fromarray(np.ones((96, 96), np.float32)), "TIFF")),
-        says=(NAMED, "F pixels; save it with 8 bits"),
+        odd("odd.png", lambda: tiff((photo() / np.float32(255)).astype(np.float32)), pixels(photo, 0)),
+        HANDLED,
     ),
+    Case(
+        "TIFF of numbers that are none",
+        odd("odd.tif", lambda: tiff(np.full((SIDE, SIDE), np.nan, np.float32))),
+        says=(NAMED, "holds no number, only NaN"),
+    ),
+    Case("TIFF of six bands", odd("odd.tif", lambda: tiff(six())), says=(NAMED, "has 6 bands; name those of red")),
+    Case("TIFF of six bands, three named", six_bands, HANDLED),
+    Case("TIFF of complex numbers", odd("odd.tif", lambda: tiff(six()[..., 0] * 1j)), says=(NAMED, "numbers; save it")),
+    Case("TIFF cut in half", odd("odd.tif", lambda: tiff(six())[:9000]), says=(NAMED, "replace it")),
+    Case("TIFF cut in its header", odd("odd.tif", lambda: tiff(six())[:60]), says=(NAMED, "replace it")),
+    Case(
+        "bomb: a TIFF that claims 60,000 × 60,000",
+        odd("odd.tif", bomb_tiff),
+        says=(NAMED, "pixels, at most .* are read"),
+    ),
+    Case("TIFF, a bit flipped at 40 places", flips("TIFF"), EITHER),
     Case("black and white, 1 bit", odd("odd.png", lambda: encoded(Image.fromarray(photo()).convert("1"))), HANDLED),
     Case("CMYK", odd("odd.jpg", cmyk, pixels(photo, 30)), HANDLED),
     Case("palette", odd("odd.png", lambda: palette(False), pixels(photo, 40)), HANDLED),

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.bad_input.case import HANDLED, PARTLY, Case, Command, predict
 from benchmarks.bad_input.drawn import encoded, model, photo, png, rewritten, save, turned, write
 
-SUFFIXES = ("tif", "webp", "bmp", "gif")
+SUFFIXES = ("ppm", "jp2", "gif")
 
 
 def photos(at: Path, count: int = 3) -> Path:
@@ -60,7 +60,7 @@ def all_broken(at: Path) -> Command:
 
 def foreign(at: Path) -> Command:
     for suffix in SUFFIXES:
-        write(photos(at) / f"x{suffix}.{suffix}", encoded(photo(), {"tif": "TIFF"}.get(suffix, suffix.upper())))
+        write(photos(at) / f"x{suffix}.{suffix}", encoded(photo(), {"jp2": "JPEG2000"}.get(suffix, suffix.upper())))
     write(at / "photos/IMG.HEIC", b"\0\0\0\x18ftypheic")
     return predict(at, check=masks(*GOOD))
 
@@ -203,7 +203,7 @@ CASES = [
     Case("predict: 1 × 1 pixels", among_good("z.png", lambda: encoded(photo(0, 1, 1)), "z.png"), HANDLED),
     Case("predict: 1 × 20,000 pixels", among_good("z.png", lambda: encoded(photo(0, 20000, 1)), "z.png"), HANDLED),
     Case("predict: 300 broken ones are one problem", all_broken, PARTLY, says=("300 file", "more")),
-    Case("predict: other formats", foreign, PARTLY, says=(r"5 file\(s\)", r"IMG\.HEIC: .*convert it")),
+    Case("predict: other formats", foreign, PARTLY, says=(r"4 file\(s\)", r"IMG\.HEIC: .*convert")),
     Case("predict: turned in all ways", turned_in_all_ways, HANDLED),
     Case("predict: orientation 9", among_good("z.jpg", lambda: turned(photo(0, 64, 96), 9), "z.png"), HANDLED),
     Case("predict: a folder twice", given("photos", "photos"), says=("would share the mask p0.png|given twice",)),

@@ -28,6 +28,9 @@ def _at_home(path: Path) -> Path:
 Root = Annotated[Path, AfterValidator(_at_home)]
 
 
+Band = Annotated[int, Field(ge=1)]
+
+
 class Demo(Settings):
     train: int = Field(160, ge=2, description="training pictures")
     val: int = Field(48, ge=1, description="validation pictures")
@@ -75,6 +78,7 @@ Tool = Literal[
     "ade20k",
 ]
 EXPORTS: tuple[str, ...] = get_args(Tool)
+FREE = ("cityscapes", "ade20k")  # of a background: what is not one of their classes is void
 
 
 class Data(Settings):
@@ -84,7 +88,13 @@ class Data(Settings):
     )
     max_side: int = Field(512, ge=16, le=LARGEST, description="longer images are reduced; scores use the original size")
     background: Literal["first", "none"] = Field(
-        "first", description="first: the first class, mask value 0, is the background; none: it is one as any other"
+        "first",
+        description="first: the first class, mask value 0, is the background; none: it is one as any other; left out: "
+        "first, of cityscapes and ade20k none",
+    )
+    bands: tuple[Band, Band, Band] | None = Field(
+        None,
+        description="which bands of each picture are red, green and blue, counted from 1, where it has more than three",
     )
     classes: list[str] | None = Field(None, description="keep only these classes (without background); null: all")
     other: Literal["error", "background", "void"] = Field(
@@ -137,7 +147,7 @@ class Data(Settings):
                     f"data.{block} is set but data.format is '{stated}', which does not read it: "
                     f"set data.format: {other}, or remove data.{block}"
                 )
-        return raw
+        return {"background": "none", **raw} if stated in FREE else raw
 
     @model_validator(mode="after")
     def _no_background(self) -> Data:

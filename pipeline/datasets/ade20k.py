@@ -6,7 +6,7 @@
                            1    0.1576  11664  1172  1      wall
                            2    0.1072  6046   612   1      building, edifice
 
-    data: {name: scenes, format: ade20k, background: none, export: {root: ADE/images, labels: [ADE]}}
+    data: {name: scenes, format: ade20k, export: {root: ADE/images, labels: [ADE]}}
 
 A class is called by the first of its names, or by all where two share the first. Value 0 is what nobody has named.
 """
@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Rows, classes_of, source_of, split_of, trace_of, twice, whole_mask
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import MASKS, listing
+from pipeline.datasets.marked import Exported, Rows, classes_of, split_of, twice, whole_mask
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import BACKGROUND, Exported, Marked, source_of, split_of, trace_of
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import MASKS, listing, some
+from pipeline.datasets.marked import BACKGROUND, Exported, Marked, split_of
 from pipeline.datasets.source import Source, Trace
 
 

@@ -3,7 +3,7 @@
     leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png
     gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png       or gtCoarse
 
-    data: {name: streets, format: cityscapes, background: none, export: {root: leftImg8bit, labels: [gtFine]}}
+    data: {name: streets, format: cityscapes, export: {root: leftImg8bit, labels: [gtFine]}}
 
 Of the files beside them, _color, _instanceIds and _polygons, nothing is read. test/, whose masks say nothing, is left
 out. Numbers and names: labels.py of https://github.com/mcordts/cityscapesScripts.
@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Rows, source_of, split_of, trace_of, whole_mask
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import Left, walk
+from pipeline.datasets.marked import Exported, Rows, split_of, whole_mask
 from pipeline.datasets.source import Source, Trace
 
 # Label id → name, in the order of the train ids.

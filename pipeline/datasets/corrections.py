@@ -15,18 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import (
-    BACKGROUND,
-    Exported,
-    Marked,
-    Read,
-    drawn_classes,
-    matched,
-    own_name,
-    read_once,
-    sketch,
-)
+from pipeline.datasets.exports import drawn_classes, matched, own_name, read_once, sketch
 from pipeline.datasets.files import MASKS, some
+from pipeline.datasets.marked import BACKGROUND, Exported, Marked, Read
 from pipeline.datasets.source import Source
 from pipeline.datasets.tables import unfound
 

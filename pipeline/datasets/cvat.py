@@ -34,8 +34,9 @@ from xml.etree.ElementTree import Element
 
 from pipeline.core.config import shown
 from pipeline.core.data import Data
-from pipeline.datasets.exports import Exported, Marked, source_of, split_of, tags_alone, trace_of
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import some
+from pipeline.datasets.marked import Exported, Marked, split_of, tags_alone
 from pipeline.datasets.rings import ellipse, number, numbers, ring, size_of
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.written import Unreadable, content_of, files_of, looks, packed, xml_of
@@ -131,6 +132,7 @@ def read_image(image: Element, marked: Marked, labels: list[str], left: Counter[
             shape = outline(element)
             if shape is None:
                 problems.append(f"{where} has a <{element.tag}> of '{label}' whose numbers are none; export it again")
+                tags[label] = None
             elif len(shape.get("polygon", range(6))) < 6:
                 left["polygons of fewer than three points"] += 1
                 tags[label] = None

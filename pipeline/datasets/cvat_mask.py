@@ -21,19 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
-from pipeline.datasets.exports import (
-    BACKGROUND,
-    Exported,
-    Marked,
-    Rows,
-    classes_of,
-    source_of,
-    split_of,
-    trace_of,
-    twice,
-    whole_mask,
-)
+from pipeline.datasets.exports import source_of, trace_of
 from pipeline.datasets.files import MASKS, identity, listing
+from pipeline.datasets.marked import BACKGROUND, Exported, Marked, Rows, classes_of, split_of, twice, whole_mask
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.tables import lines_of
 

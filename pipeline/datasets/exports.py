@@ -13,61 +13,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.data import Data
-from pipeline.datasets.files import MASKS, Left, identity, listing, some, unusable, walk
+from pipeline.datasets.files import MASKS, Left, identity, listing, some, walk
+from pipeline.datasets.marked import BACKGROUND, UPLOADED, VOID, Exported, Marked, Read, odd, tabled, whole
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
-
-BACKGROUND = "background"
-VOID = 255  # as in kinds/pixels.py, which takes numpy
-
-
-LISTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}  # as tools name them
-
-
-@dataclass
-class Marked:
-    """What an export says about one photograph. names: what its file may be called, the surest first; messages show the
-    shortest. size: height and width as the tool knew them, None where it does not say. shapes: as in
-    datasets/shapes.py, with a key `class` in place of `v`, or with `v` where no class is meant, in the order they are
-    drawn, or a single whole mask (`whole`); None where nobody has drawn any. tags: said in so many words. split: train,
-    val or '' where the export does not say."""
-
-    names: tuple[str, ...]
-    where: str
-    size: tuple[int, int] | None = None
-    shapes: list[dict[str, Any]] | None = None
-    tags: tuple[str, ...] = ()
-    split: str = ""
-
-    @property
-    def name(self) -> str:
-        return min(self.names, key=len)
-
-
-@dataclass
-class Exported:
-    """An export as read. classes: in the tool's own order, the background among them if it has one. masks: files, and
-    folders of files, that are no photographs though they may lie among them. no_background: why no pixel can be the
-    background; '' where some can."""
-
-    classes: list[str] = field(default_factory=list)
-    photographs: list[Marked] = field(default_factory=list)
-    masks: list[Path] = field(default_factory=list)
-    no_background: str = ""
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-Read = Callable[[Sequence[Path]], Exported]
 
 
 def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
@@ -78,6 +34,8 @@ def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
     export = read_once(read, settings.labels, also)
     problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
     photographs = photographs_of(root, export, problems, notes)
+    if export.problems and not export.photographs:  # which explain all else that would be found
+        return Source(problems=problems)
     marked, strangers = matched(export.photographs, photographs, problems)
     label = str(settings.labels[0])
     if export.no_background and data.background == "first":
@@ -211,15 +169,20 @@ def matched(
     """Photograph → what is said about it, in the order of the files; and the names that none has.
 
     A tool may know a photograph by more folders than lie here, or by fewer: what is the same from the end counts, as
-    long as it is one photograph's.
+    long as it is one photograph's. Where none has a name, what Label Studio's upload puts before one is left out, in
+    whatever format it exports.
     """
     ends: dict[str, list[str]] = {}
     for name in files:
         ends.setdefault(name.rpartition("/")[2], []).append(name)
     found, strangers = dict[str, Marked](), list[str]()
     for one in photographs:
-        name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
-        if not name:
+        candidates = [*one.names, *(UPLOADED.sub("", name) for name in one.names if UPLOADED.match(name))]
+        name = next((meant for candidate in candidates if (meant := like(candidate, files, ends))), "")
+        if not name and whole(one):
+            remedy = "add the file, set data.export.root, or remove the mask"
+            problems.append(f"{one.where}: '{identity(one.name)}' has no photograph; {remedy}")
+        elif not name:
             strangers.append(identity(one.name))
         elif name not in found:
             found[name] = one
@@ -247,49 +210,6 @@ def joined(one: Marked, other: Marked) -> Marked:
     shapes = None if one.shapes is None and other.shapes is None else [*(one.shapes or ()), *(other.shapes or ())]
     tags = tuple(dict.fromkeys([*one.tags, *other.tags]))
     return Marked(one.names, one.where, one.size, shapes, tags, one.split)
-
-
-def tags_alone(where: object, left: Mapping[str, int]) -> list[str]:
-    """Notes of what draws no mask. left: kind, in the plural → how many there are."""
-    return [f"{where}: {count} {kind} draw no mask and count as tags" for kind, count in left.items()]
-
-
-def odd(name: str) -> str:
-    """Why this is no name of a class; '' where it is one."""
-    return unusable(name) if name else "is empty"
-
-
-Rows = list[list[Any]]  # of a table in datasets/shapes.py, with the name of a class in place of v, None for void
-
-
-def whole_mask(names: Sequence[str], file: Path, rows: Rows, split: str = "") -> Marked:
-    """A photograph with one mask of all classes. BACKGROUND in its rows is what nobody has drawn: void where the data
-    set has no background."""
-    return Marked(tuple(names), str(file), None, [{"colours": str(file), "classes": rows}], split=split)
-
-
-def whole(one: Marked) -> bool:
-    return one.shapes is not None and len(one.shapes) == 1 and "colours" in one.shapes[0]
-
-
-def tabled(one: Marked) -> list[str]:
-    """The classes in the table of a whole mask: it may show any of them."""
-    return classes_of(one.shapes[0]["classes"]) if whole(one) and one.shapes else []
-
-
-def classes_of(rows: Rows) -> list[str]:
-    """The classes a table names, without the background."""
-    return [name for name in dict.fromkeys(row[-1] for row in rows) if name not in (None, BACKGROUND)]
-
-
-def twice(rows: Rows, where: Path) -> list[str]:
-    """Findings: colours, or numbers, that a table gives two meanings."""
-    first: dict[tuple[int, ...], Any] = {}
-    clashes = [(seen, name) for *seen, name in rows if first.setdefault(tuple(seen), name) != name]
-    return [
-        f"{where}: {','.join(map(str, seen))} is '{first[tuple(seen)] or 'void'}' and '{name or 'void'}'; keep one"
-        for seen, name in clashes
-    ]
 
 
 def class_names(export: Exported, data: Data) -> list[str]:
@@ -358,13 +278,3 @@ def lists(marked: Mapping[str, Marked], val_share: float, seed: int) -> dict[str
     labelled = [name for name in marked if known[name] or name in masked]  # the others would score nothing
     val = draw_val(labelled, val_share, seed, masked, known)
     return fill_splits({"val": [name for name in marked if name in val]}, list(marked), val_share, seed)
-
-
-def split_of(*names: str) -> str:
-    """The list that a file or a folder is of, by the names tools give them, the likeliest first; '' for none."""
-    for name in names:
-        words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
-        for word, split in LISTS.items():
-            if word in words:
-                return split
-    return ""

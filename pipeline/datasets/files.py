@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".png")  # of photographs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")  # of photographs
 MASKS = (".png",)
 FOREIGN = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".ppm", ".psd", ".tif", ".tiff"),
-    *(".webp", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+    *(".avif", ".gif", ".jfif", ".jp2", ".jpe", ".jxl", ".ppm", ".psd"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
 )  # of pictures that are not read
 JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SHOWN = 5  # examples in a message
@@ -153,8 +153,8 @@ def foreign(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
     if suffixes == MASKS:
         remedy = "JPEG blurs class numbers, export it again" if suffix in JPEG else "convert it without loss"
     else:
-        remedy = "rename it to .jpg" if suffix in JPEG else "convert it to .jpg or .png"
-    return printable(f"{path}: {path.suffix} found, {' or '.join(suffixes)} expected; {remedy}")
+        remedy = "rename it to .jpg" if suffix in JPEG else "convert it to .jpg, .png or .tif"
+    return printable(f"{path}: {path.suffix} found, {', '.join(suffixes)} expected; {remedy}")
 
 
 def listing(path: Path, problems: list[str], notes: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:

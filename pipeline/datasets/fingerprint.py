@@ -71,10 +71,11 @@ def fingerprints(data: Data) -> Fingerprints:
     said = [trace.tags_from, texts(trace.tags), annotations.files, exported]
     drawn = [masks.files, corrected] if trace.tags_from in ("masks", "export") else None
     tags = digest([*meaning, data.untagged, said, drawn])
+    pixels = [data.max_side, *([data.bands] if data.bands else [])]
     rows = [*names, tags if data.untagged == "drop" else None]
     return Fingerprints(
-        digest([*rows, meaning, tags, data.max_side, photographs.files, masks.files, corrected]),
-        digest([*rows, data.max_side, photographs.files]),
+        digest([*rows, meaning, tags, *pixels, photographs.files, masks.files, corrected]),
+        digest([*rows, *pixels, photographs.files]),
         tags,
         digest([*rows, meaning, masks.files, exported, corrected]),
         photographs.count if trace.count is None else trace.count,

@@ -69,7 +69,8 @@ def take_inventory(data: Data, file: Path, passing: Passing = iter) -> Inventory
         refuse(data, source)
     classes = keep_classes(source.classes, data, problems)
     tags = tag_ids(source, classes, data)
-    found = look(source, classes, data.max_side, known_files(old), code_digest("prepare", [data.format]), passing)
+    code = code_digest("prepare", [data.format])
+    found = look(source, classes, data.max_side, known_files(old), code, passing, data.bands)
     for picture in source.pictures:
         seen = found.sizes if picture.mask is None else found.drawn  # of a mask that cannot be used nothing is known
         if picture.tags is None and picture.id in seen:

@@ -31,7 +31,8 @@ from typing import Any
 
 from pipeline.core.config import shown
 from pipeline.core.data import Data
-from pipeline.datasets.exports import BACKGROUND, Exported, Marked, source_of, split_of, tags_alone, trace_of
+from pipeline.datasets.exports import source_of, trace_of
+from pipeline.datasets.marked import BACKGROUND, Exported, Marked, split_of, tags_alone
 from pipeline.datasets.rings import ellipse, rectangle, ring, size_of
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.written import Unreadable, files_of, json_of, looks
@@ -97,7 +98,6 @@ def read_file(path: Path, about: dict[str, Any], where: str, left: Counter[str],
             left[LINES.get(kind, f"shapes of type {shown(kind)}")] += 1
         elif (outline := OUTLINES[kind](shape)) is None:
             problems.append(f"{where} has a {kind} of '{name}' without the points it needs; export it again")
-            continue
         elif len(outline.get("polygon", range(6))) < 6:
             left["polygons of fewer than three points"] += 1
         else:

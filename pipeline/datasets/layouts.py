@@ -56,8 +56,8 @@ LAYOUTS: dict[str, Layout] = {
     "colours": Layout(colours.source, colours.trace, colours.recognised),
     "binary": Layout(binary.source, binary.trace, binary.recognised),
 }
-# Of corrections.
-READERS = tuple(Reader(tool.recognised, tool.read) for tool in (coco, cvat, label_studio, labelme, yolo, cvat_mask))
+TOOLS = (coco, cvat, label_studio, labelme, yolo, cvat_mask, roboflow)  # that write corrections
+READERS = tuple(Reader(tool.recognised, tool.read) for tool in TOOLS)
 SKETCH = "sketch {"  # how a note of a mask begins that no file holds: JSON, so that it ends as no mask's name does
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import ELOOP, ENOENT
 from functools import cache, lru_cache
@@ -44,14 +44,22 @@ class Look:
 Known = Mapping[bytes, tuple[Size, set[int]]]
 
 
-def look(source: Source, classes: Classes, max_side: int, known: Known, code: str, passing: Passing = iter) -> Look:
+def look(
+    source: Source,
+    classes: Classes,
+    max_side: int,
+    known: Known,
+    code: str,
+    passing: Passing = iter,
+    bands: Sequence[int] | None = None,
+) -> Look:
     """Look at every picture; findings go to source.problems. Files that are known are read and not decoded.
 
     Pictures that cannot be read leave the source. passing: what they go through on their way, to be counted.
     """
     found = Look()
     meaning = classes.names, classes.background, classes.values.tolist(), source.tags_from == "masks"
-    common = repr((code, meaning, max_side)).encode()
+    common = repr((code, meaning, max_side, *(bands or ()))).encode()
     for picture in passing(source.pictures):
         if not is_read(picture.image, SUFFIXES) or not is_read(picture.mask, MASKS):
             continue  # found when the folder was listed
@@ -71,7 +79,7 @@ def look(source: Source, classes: Classes, max_side: int, known: Known, code: st
             continue
         file: object = picture.image
         try:
-            size = size_of(photograph)
+            size = size_of(photograph, bands)
             if reason := too_narrow(size, max_side):
                 raise Unusable(f"is {by(size)}, {reason}")
             found.sizes[picture.id], file = size, picture.mask
@@ -133,16 +141,16 @@ def digest(content: Content) -> bytes:
     return hashlib.blake2b(raw, digest_size=DIGEST).digest()
 
 
-def photograph(content: Content) -> np.ndarray:
+def photograph(content: Content, bands: Sequence[int] | None = None) -> np.ndarray:
     """uint8 [h,w,3], upright."""
     assert not isinstance(content, shapes.Sketched)
-    return pictures.read_photograph(content) if isinstance(content, bytes) else _composer()(*content)[0]
+    return pictures.read_photograph(content, bands) if isinstance(content, bytes) else _composer()(*content)[0]
 
 
-def size_of(content: Content) -> Size:
+def size_of(content: Content, bands: Sequence[int] | None) -> Size:
     """Of the upright photograph, after decoding all of it."""
     if isinstance(content, bytes):
-        return pictures.look_at_photograph(content)
+        return pictures.look_at_photograph(content, bands)
     height, width = mask_values(content).shape
     return height, width
 

@@ -1,5 +1,6 @@
-"""Photographs and masks as they lie on disk. Photographs come out upright and in RGB whatever their file holds, what is
-transparent on white, as viewers show it; masks as the values in the file.
+"""Photographs and masks as they lie on disk. Photographs come out upright and in RGB of 8 bits whatever their file has
+(datasets/deep.py: more bits, more bands), what is transparent on white, as viewers show it; masks as the values in the
+file.
 
 A file is given by its path or by its bytes. Functions raise what the decoder raises, and Unusable where only a person
 can help.
@@ -9,15 +10,19 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.datasets import deep
+from pipeline.datasets.deep import Unusable
+
 # What may be in a file, whatever its suffix. Pillow knows more, and hands some of it (PostScript) to other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-LOSSY = ("JPEG", "MPO", "WEBP")  # no masks: they blur class numbers
+LOSSY = ("JPEG", "MPO", "WEBP", "HEIF")  # no masks: they blur class numbers
 warnings.filterwarnings("ignore", module="PIL")  # of EXIF, or a size, that it doubts: errors are what counts here
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -31,28 +36,43 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 SCALED = {"L;2": 85, "L;4": 17}  # gray of 2 and 4 bits, which Pillow spreads over 0 to 255
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of its files
 POINTER = b"version https://git-lfs"
 Size = tuple[int, int]  # height, width
 
 
-class Unusable(ValueError):
-    """A file that can be decoded and still means nothing here. The message says why and what to do."""
-
-
-def read_photograph(file: Path | bytes) -> np.ndarray:
-    """uint8 [h,w,3], upright and writable."""
-    with open_picture(file) as image:
-        _refuse_deep(image)
+def read_photograph(file: Path | bytes, bands: Sequence[int] | None = None) -> np.ndarray:
+    """uint8 [h,w,3], upright and writable. bands: which of a picture's bands are red, green and blue, counted from 1;
+    without it a picture has one or three, or says itself which are colours."""
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    try:
+        image = open_picture(content)
+    except Unusable:
+        if not deep.is_tiff(content):
+            raise
+        pixels, turn = deep.tiff_pixels(content, bands), UPRIGHT.get(deep.tiff_orientation(content))
+        return _upright(*pixels, turn)
+    with image:
+        if deep.is_deep(image) or (bands and image.format == "TIFF"):
+            pixels = deep.pixels_of(image, content, bands)
+            return _upright(*pixels, UPRIGHT.get(_orientation(image)))
         image.load()
         turn = UPRIGHT.get(_orientation(image))
         rgb = _on_white(image) if image.has_transparency_data else image.convert("RGB")
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        found = np.array(rgb if turn is None else rgb.transpose(turn))
+        return deep.rgb_of(found, bands) if bands else found
 
 
-def look_at_photograph(file: Path | bytes) -> Size:
+def look_at_photograph(file: Path | bytes, bands: Sequence[int] | None = None) -> Size:
     """Its upright size, after decoding all of it."""
-    with open_picture(file) as image:
-        _refuse_deep(image)
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    if bands or deep.is_tiff(content):
+        height, width, _ = read_photograph(content, bands).shape
+        return height, width
+    with open_picture(content) as image:
+        if deep.is_deep(image):
+            height, width, _ = read_photograph(content).shape
+            return height, width
         width, height = image.size
         image.draft("RGB", (1, 1))  # JPEG: all bytes are read, few pixels computed
         image.load()
@@ -62,9 +82,16 @@ def look_at_photograph(file: Path | bytes) -> Size:
 def raw_size(file: Path | bytes) -> tuple[Size, int]:
     """Its size as stored, and its EXIF orientation, from the head of the file alone: a PNG that says it behind its
     pixels is taken as upright."""
-    with open_picture(file) as image:
-        width, height = image.size
-        return (height, width), _orientation(image)
+    try:
+        with open_picture(file) as image:
+            width, height = deep.stored_size(image)
+            return (height, width), _orientation(image)
+    except Unusable:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        if not deep.is_tiff(content):
+            raise
+        with deep.first_page(content) as page:
+            return (page.imagelength, page.imagewidth), deep.tiff_orientation(content)
 
 
 def read_mask(file: Path | bytes) -> np.ndarray:
@@ -99,11 +126,15 @@ def by(size: tuple[int, ...]) -> str:
     return f"{size[1]}×{size[0]}"
 
 
-def open_picture(file: Path | bytes) -> Image.Image:
+def open_picture(file: Path | bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     try:
-        return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+        return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
     except UnidentifiedImageError:
-        raise Unusable(_no_picture(file if isinstance(file, bytes) else file.read_bytes())) from None
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        if content[4:8] == b"ftyp" and content[8:12] in HEIC and "HEIF" not in formats:
+            _learn_heic()
+            return open_picture(file, (*formats, "HEIF"))
+        raise Unusable(_no_picture(content)) from None
     except Image.DecompressionBombError as error:
         found, limit, *_ = [*re.findall(r"\d+", str(error)), "?", "?"]
         raise Unusable(f"has {found} pixels, at most {limit} are read; make it smaller, or cut it in parts") from None
@@ -116,17 +147,32 @@ def _no_picture(content: bytes) -> str:
     if content.startswith(POINTER):
         return "is a pointer of Git LFS, not the picture; fetch it with `git lfs pull`"
     if content[4:8] == b"ftyp":
-        return "is HEIC or AVIF, whatever its suffix; convert it to JPEG or PNG"
+        return "is AVIF or a film, whatever its suffix; convert it to JPEG or PNG"
     return "cannot be decoded (cannot identify its format); replace it"
+
+
+def _learn_heic() -> None:
+    """Teach Pillow the format of telephones, once one is met."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise Unusable(
+            "is HEIC, which needs pillow-heif: pip install 'tagmask[heic]', or convert it to JPEG or PNG"
+        ) from None
+    register_heif_opener()
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
-def _refuse_deep(image: Image.Image) -> None:
-    if image.mode == "F" or image.mode.startswith("I"):
-        raise Unusable(f"has {image.mode} pixels; save it with 8 bits per channel")
+def _upright(rgb: np.ndarray, opacity: np.ndarray | None, turn: Image.Transpose | None) -> np.ndarray:
+    """rgb uint8 [h,w,3], what is not opaque on white, turned."""
+    image = Image.fromarray(rgb)
+    if opacity is not None:
+        image.putalpha(Image.fromarray(opacity))
+        image = _on_white(image)
+    return np.array(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:
