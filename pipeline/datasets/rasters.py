@@ -63,7 +63,8 @@ def find(sources: Sequence[Path], out: Path) -> list[geo.Raster]:
             seen = see(source, SUFFIXES, out)
             for note in seen.notes(source):
                 print(note, flush=True)
-            named = [(path.relative_to(source).with_suffix("").as_posix(), path) for path in seen.found.values()]
+            inside = [*seen.found.values(), *(second for second, _ in seen.twins)]
+            named = [(path.relative_to(source).with_suffix("").as_posix(), path) for path in inside]
         else:
             named = [(source.stem, source)] if source.suffix.lower() in SUFFIXES else []
         for name, path in named:
