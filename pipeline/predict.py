@@ -5,6 +5,7 @@
 Writes masks/<photo>.png (mode P, pixel = class id, at the photograph's own size, upright as its EXIF says),
 masks/overlays/<photo>.jpg to look at, and masks/predict.json with the class names and how the masks were made. With
 --to, also what annotation tools read (docs/formats.md), written at the end from the masks that lie there.
+With --to geotiff or geojson: label maps and polygons of rasters of any size (docs/rasters.md).
 Subfolders are kept, also behind links; hidden files are left alone. A photo whose mask is there is skipped; a picture
 that cannot be read, or has a format that is not, is named at the end (exit code 1), the others are done. Photographs
 are never written to.
@@ -23,97 +24,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.annotations import export
+from pipeline.annotations import export, geo
 from pipeline.annotations.labelled import About
 from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
-from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
+from pipeline.datasets import rasters
+from pipeline.datasets.files import printable
+from pipeline.datasets.photos import Photo, find_photos
 from pipeline.datasets.pictures import read_mask, read_photograph, reason
+from pipeline.datasets.possible import possible_classes
 from pipeline.datasets.summary import LINES, grouped
-from pipeline.datasets.tables import read_tags
 from pipeline.kinds import classes
 from pipeline.kinds.pixels import reduced
 
 RECORD = "predict.json"
 MOST = 8  # photographs in a batch: twice as many are held, at their own size
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photograph and the files made from it. name: its path below the folder given, without suffix."""
-
-    path: Path
-    name: str
-    mask: Path
-    overlay: Path
-
-    @property
-    def file(self) -> str:
-        """Its path below the folder given."""
-        return Path(*self.path.parts[-1 - self.name.count("/") :]).as_posix()
-
-
-def find_photos(sources: Sequence[Path], out: Path) -> tuple[list[Photo], dict[Path, str]]:
-    """All photographs below these folders or files, what lies in `out` excepted; and the pictures that are not read,
-    with the reason. What else is left out is printed.
-
-    Raises InputError when there are none, when two would share a mask, or when a result would replace a photograph.
-    """
-    found, refused = dict[str, Photo](), dict[Path, str]()
-
-    def shared(path: Path, first: Path, name: str) -> InputError:
-        return InputError(printable(f"{path} and {first} would share the mask {name}.png; rename one"))
-
-    for source in sources:
-        if not source.exists():
-            raise InputError(f"{source}: no such file or folder")
-        if source.is_dir():
-            seen = see(source, out=out)
-        elif source.suffix.lower() in SUFFIXES:
-            seen = Seen({identity(source.name): source})
-        else:
-            seen = Seen(foreign={source.stem: source})
-        for note in seen.notes(source):
-            print(note, flush=True)
-        for second, first in seen.twins:
-            raise shared(second, first, identity(second.relative_to(source).as_posix()))
-        refused |= {path: foreign(path).partition(": ")[2] for path in seen.foreign.values()}
-        refused |= {source / name: reason for name, _, reason in (line.partition(": ") for line in seen.left.closed)}
-        for name, path in seen.found.items():
-            if name in found:
-                raise shared(path, found[name].path, name)
-            found[name] = Photo(path, name, out / f"{name}.png", out / "overlays" / f"{name}.jpg")
-    if not found:
-        reasons = [f"  {path}: {reason}" for path, reason in refused.items()]
-        where = f"{', '.join(map(str, sources))}: no photographs found ({', '.join(SUFFIXES)} expected)"
-        raise InputError(printable("\n".join([where, *reasons])))
-    originals = {photo.path.resolve() for photo in found.values()}
-    for photo in found.values():
-        for result in (photo.mask, photo.overlay):
-            if result.resolve() in originals:
-                raise InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
-    return list(found.values()), refused
-
-
-def possible_classes(path: Path, names: list[str], background: int | None) -> dict[str, np.ndarray]:
-    """tags.csv → photo name → which classes are possible there, bool [C]: its tags and the background."""
-    problems: list[str] = []
-    tags = read_tags(path, problems, names)
-    if problems:
-        raise InputError("\n  ".join([f"--tags: {len(problems)} problem(s)", *grouped(problems, LINES)]))
-    unknown = sorted({tag for found in tags.values() for tag in found} - set(names))
-    if unknown:
-        message = f"the model does not know {', '.join(unknown)}. It knows {', '.join(names)}; correct the tags"
-        if not any(tag in names for found in tags.values() for tag in found):
-            raise InputError(f"{path}: {message}")
-        print(f"{path}: {message}, others are ignored", flush=True)
-    ids = np.arange(len(names))
-    return {
-        photo: np.isin(names, found) | (np.zeros(len(names), bool) if background is None else ids == background)
-        for photo, found in tags.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -127,25 +54,38 @@ class Opened:
     possible: np.ndarray | None
 
 
+def network_of(args: argparse.Namespace, artifact: store.Artifact) -> Any:
+    device, precision = cli.pick_compute(args.device, args.precision)
+    from pipeline.networks.door import open_network
+
+    cli.limit_threads(args.threads)
+    return open_network(artifact, device, precision, args.scales, args.flip, args.steps)
+
+
+def rows_of(args: argparse.Namespace, artifact: store.Artifact) -> geo.Rows:
+    from pipeline.networks.tiles import rows
+
+    return rows(network_of(args, artifact), args.tile, args.overlap)
+
+
 def masks_of(
     args: argparse.Namespace, artifact: store.Artifact
 ) -> Callable[[Iterable[Opened]], Iterator[tuple[Opened, np.ndarray | Exception]]]:
     """The function photographs → each with its label map, uint8 [H,W], or with what went wrong."""
-    device, precision = cli.pick_compute(args.device, args.precision)
-    from pipeline.networks.door import open_network, predict_batch
+    network = network_of(args, artifact)
     from pipeline.networks.pictures import batch_size
+    from pipeline.networks.tiles import label_maps
 
-    cli.limit_threads(args.threads)
-    network = open_network(artifact, device, precision, args.scales, args.flip, args.steps)
+    label = label_maps(network, args.tile, args.overlap, args.crf)
     # Of photographs as they are, whatever their size, one at a time.
-    together = min(MOST, batch_size(device, args.max_side, args.scales, args.flip)) if args.max_side else 1
+    together = min(MOST, batch_size(network.device, args.max_side, args.scales, args.flip)) if args.max_side else 1
 
     def answer(batch: list[Opened]) -> list[tuple[Opened, np.ndarray | Exception]]:
         try:
             rgb = np.stack([one.small for one in batch])
             known = [one.possible for one in batch if one.possible is not None]
             sizes = [(one.rgb.shape[0], one.rgb.shape[1]) for one in batch]
-            found = predict_batch(network, rgb, sizes, np.stack(known) if known else None, crf=args.crf)
+            found = label(rgb, sizes, np.stack(known) if known else None)
             return list(zip(batch, found, strict=True))
         except Exception as error:  # one must not cost the others
             return [(batch[0], error)] if len(batch) == 1 else [answer([one])[0] for one in batch]
@@ -189,6 +129,8 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     artifact = store.Artifact(args.model, "model")
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out}: this is a file; name a folder, it is made where there is none")
+    if set(args.to) & set(geo.FORMATS):
+        return rasters.write(args, artifact, lambda: rows_of(args, artifact))
     names, background = classes.names(artifact), classes.background(artifact)
     photos, refused = find_photos(args.photos, args.out)
     tags = possible_classes(args.tags, names, background) if args.tags else {}
@@ -197,6 +139,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     record = {"classes": names, "model": artifact.digest, "scales": args.scales, "flip": args.flip, "crf": args.crf}
     record |= {"max_side": args.max_side, "tags": args.tags and hashlib.sha256(args.tags.read_bytes()).hexdigest()[:32]}
     record |= {"steps": args.steps, "bands": args.bands}
+    record |= {key: getattr(args, key) for key in ("tile", "overlap") if getattr(args, key) is not None}
     check_record(args, record, photos)
     about = About(names, background, artifact.digest, args.photos, args.image_url)
     export.check(args.to, args.out, about, ours=(args.out / RECORD).is_file())
@@ -267,9 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="manifest of a model, model.json")
     parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
     parser.add_argument("--out", type=Path, required=True, help="folder for masks, overlays/ and predict.json")
-    parser.add_argument(
-        "--to", nargs="+", choices=["masks", *export.WRITERS], default=["masks"], help="what to write beside the masks"
-    )
+    kinds = ["masks", *export.WRITERS, *geo.FORMATS]
+    about = f"what to write beside the masks; {', '.join(geo.FORMATS)}: of rasters, in their place"
+    parser.add_argument("--to", nargs="+", choices=kinds, default=["masks"], help=about)
     parser.add_argument("--image-url", help="label-studio: where it finds the photographs; default: its local files")
     parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: only these classes are possible")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="relative sizes to average over")
@@ -280,9 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
     )
-    parser.add_argument(
-        "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
-    )
+    parser.add_argument("--bands", type=int, nargs=3, help="of many, red, green, blue, from 1: data.bands of training")
+    parser.add_argument("--tile", type=int, help="pixels: larger pictures in tiles; default: those above 4 MP; 0: none")
+    parser.add_argument("--overlap", type=int, help="of tiles, pixels; default: as far as the network looks, if it may")
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
@@ -294,8 +237,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--steps {args.steps}: 0 or more expected")
     if args.image_url is not None and "label-studio" not in args.to:
         parser.error(f"--image-url {args.image_url}: --to label-studio expected, no other format holds addresses")
-    if args.max_side is not None and args.max_side < 0:
-        parser.error(f"--max-side {args.max_side}: 0 or more expected")
+    for name in ("max_side", "tile", "overlap"):
+        if (getattr(args, name) or 0) < 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: 0 or more expected")
+    if args.crf and args.tile:
+        parser.error(f"--tile {args.tile}: the CRF sees a picture whole; leave one of both out")
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:

@@ -30,9 +30,10 @@ from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.progress import Progress
 from pipeline.core.recipe import recipe_nodes
+from pipeline.datasets.corrections import counted
 from pipeline.datasets.files import SUFFIXES, printable, see
 from pipeline.datasets.inventory import FILE, Inventory, take_inventory
-from pipeline.datasets.layouts import LAYOUTS, read_source
+from pipeline.datasets.layouts import LAYOUTS, READERS, read_source
 from pipeline.datasets.source import Picture, Source
 
 STOCK = Path("configs/photographs.yaml")  # settings for photographs in general, which come before one's own
@@ -107,15 +108,18 @@ def stored_side(photographs: Path, gpu: bool) -> tuple[int, str]:
     return side, f"{why}; more shows finer outlines and takes longer by its square"
 
 
-def recipe_for(inventory: Inventory) -> tuple[str, str, list[str]]:
-    """The recipe that fits the labels, why, and others worth a try; by our own comparisons, docs/results/systems.md."""
+def recipe_for(inventory: Inventory, corrected: int = 0) -> tuple[str, str, list[str]]:
+    """The recipe that fits the labels, why, and others worth a try; by our own comparisons, docs/results/systems.md.
+
+    corrected: how many masks are corrections. They do not make another data set of one that learns from tags.
+    """
     counts = inventory.about["counts"]
     train, masked = counts["train"], counts["with_mask"]["train"]
     tagged = int(inventory.tags[inventory.splits["train"]].any(1).sum()) + counts["negative"]["train"]
-    if masked >= FEW * train:
+    if masked - corrected >= FEW * train or (masked >= FEW * train and inventory.about["tags_from"] == "masks"):
         return "supervised", f"all {train} training photographs have masks", ["contrast"]
-    if masked and tagged > masked:
-        why = f"{masked} of {train} training photographs have masks, the others tags"
+    if masked and (tagged > masked or corrected):
+        why = f"{masked} of {train} training photographs have masks, {'all' if tagged >= train else 'others'} tags"
         return "tags-few", why, ["tags", "dis", "contrast-tags"]
     if masked:
         return "masks", f"{masked} of {train} training photographs have masks", ["contrast-semi", "mix-and-match"]
@@ -191,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
             "\nSettings of `data` that this asks for are given here with --data '{…}'." if "data" in str(error) else ""
         )
         raise InputError(f"{error}{hint}") from None
-    recipe = recipe_for(inventory)
+    recipe = recipe_for(inventory, counted(data, READERS) if data.corrections else 0)
     words = [args.photographs, *(["--labels", *args.labels] if args.labels else [])]
     words += ["--corrections", *args.corrections] if args.corrections else []
     given = shlex.join(map(str, words))

@@ -12,8 +12,8 @@ Three things speak for a photograph:
 
 The next one suggested is that with the largest (uncertainty + disagreement, each as its rank among all, from 0 to 1)
 times its distance; a greedy choice as of a core-set (Sener and Savarese, ICLR 2018, section 4.2), weighted by what can
-be learnt. The weights are ours. Writes next/suggest.csv, a contact sheet next/sheet.jpg with the masks as they are now,
-and, by `pipeline.predict`, their masks and what an annotation tool opens (--to).
+be learnt. The weights are ours. Writes next/suggest.csv, their masks as they are now next/<photo>.png, a contact sheet
+next/sheet.jpg, and what an annotation tool opens (--to label-studio cvat coco; docs/formats.md), to be corrected there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import predict
+from pipeline.annotations import export
+from pipeline.annotations.labelled import About
 from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.datasets.files import MASKS, identity, printable, see
-from pipeline.datasets.pictures import read_photograph, reason
+from pipeline.datasets.photos import Photo, find_photos
+from pipeline.datasets.pictures import read_mask, read_photograph, reason
+from pipeline.datasets.possible import possible_classes
 from pipeline.datasets.tables import read_list
 from pipeline.kinds import classes
 from pipeline.kinds.pixels import reduced
@@ -50,8 +54,7 @@ TILE, ACROSS = 240, 6  # of the contact sheet: pixels, and photographs in a row
 class Seen:
     """What a network and a classifier think of a photograph. feature: float32 [D], of length 1."""
 
-    name: str
-    path: Path
+    photo: Photo
     uncertainty: float
     disagreement: float
     feature: np.ndarray
@@ -107,7 +110,7 @@ def classifier_of(model: Path) -> Path | None:
 
 
 def looked_at(
-    photos: Iterable[predict.Photo],
+    photos: Iterable[Photo],
     network: Network,
     classifier: Classifier | None,
     tags: dict[str, np.ndarray],
@@ -143,7 +146,7 @@ def looked_at(
             ids = list(classifier.foreground)
             sure = tag_scores(classifier, small[None], device=network.device, precision=precision).sigmoid()
             apart = float(np.abs(sure[0].cpu().numpy() - in_mask(found)[ids]).max())
-        yield Seen(photo.name, photo.path, entropy(found), apart, feature / max(float(np.linalg.norm(feature)), 1e-12))
+        yield Seen(photo, entropy(found), apart, feature / max(float(np.linalg.norm(feature)), 1e-12))
 
 
 def labelled_names(path: Path | None) -> set[str]:
@@ -170,7 +173,9 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     artifact = store.Artifact(args.model, "model")
     network = open_network(artifact, device, precision)
     names, background = classes.names(artifact), classes.background(artifact)
-    photos, failed = predict.find_photos(args.photos, args.out)
+    photos, failed = find_photos(args.photos, args.out)
+    about = About(names, background, artifact.digest, args.photos)
+    export.check(args.to, args.out, about, ours=(args.out / "predict.json").is_file())
     labelled = labelled_names(args.labelled)
     if labelled and labelled.isdisjoint(photo.name for photo in photos):
         raise InputError(f"--labelled {args.labelled}: names none of these photographs; it names {sorted(labelled)[0]}")
@@ -181,7 +186,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         if classes.names(made) != names:
             raise InputError(f"{where}: of other classes than {args.model}; name the right one with --classifier")
         classifier = for_inference(load_classifier(made), device)
-    tags = predict.possible_classes(args.tags, names, background) if args.tags else {}
+    tags = possible_classes(args.tags, names, background) if args.tags else {}
     said = f"--tags {args.tags}" if args.tags else f"{where}" if where else "nothing: no --tags, no classifier"
     print(f"compared with the masks: {said}", flush=True)
     max_side = artifact.meta.get("max_side") or 0
@@ -190,16 +195,24 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         seen.append(one)
         if len(seen) % 100 == 0:
             print(f"{len(seen)} of {len(photos)} photographs looked at", flush=True)
-    free = [one for one in seen if one.name not in labelled]
+    free = [one for one in seen if one.photo.name not in labelled]
     if not free:
         raise InputError(f"{len(seen)} photographs and all of them labelled; nothing is left to suggest")
     worth = ranks([one.uncertainty for one in free]) + ranks([one.disagreement for one in free])
-    known = np.array([one.feature for one in seen if one.name in labelled])
+    known = np.array([one.feature for one in seen if one.photo.name in labelled])
     order = choose(worth, np.array([one.feature for one in free]), known, args.count)
-    write(args.out, [free[i] for i in order], [float(worth[i]) for i in order])
-    shown = [str(args.model), *(str(free[i].path) for i in order), "--out", str(args.out), "--overwrite"]
-    predict.main([*shown, "--device", args.device, "--precision", args.precision, "--threads", str(args.threads)])
-    write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet([free[i] for i in order], args.out)))
+    chosen = [free[i] for i in order]
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_list(args.out, chosen, worth[order])
+    tiles = [masked(network, one.photo, max_side, background) for one in chosen]
+    write_atomic(args.out / "predict.json", json.dumps({"classes": names, "model": artifact.digest}, indent=1) + "\n")
+    write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet(tiles)))
+    scores = [1 - one.uncertainty for one in chosen]
+    given = [
+        export.Masked(one.photo.path, one.photo.file, one.photo.mask, s) for one, s in zip(chosen, scores, strict=True)
+    ]
+    for line in export.assemble(args.to, args.out, given, about, read_mask)[0]:
+        print(printable(line))
     print(f"\n{len(order)} of {len(free)} unlabelled photographs suggested: {args.out / 'suggest.csv'}, sheet.jpg")
     return failed
 
@@ -207,25 +220,35 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def write(out: Path, chosen: Sequence[Seen], worth: Sequence[float]) -> None:
+def write_list(out: Path, chosen: Sequence[Seen], worth: np.ndarray) -> None:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["place", "image", "worth", "uncertainty", "disagreement"])
     for place, (one, value) in enumerate(zip(chosen, worth, strict=True), 1):
-        rows.writerow([place, one.name, f"{value:.4f}", f"{one.uncertainty:.4f}", f"{one.disagreement:.4f}"])
+        rows.writerow([place, one.photo.name, *(f"{x:.4f}" for x in (value, one.uncertainty, one.disagreement))])
     write_atomic(out / "suggest.csv", text.getvalue())
 
 
-def contact_sheet(chosen: Sequence[Seen], out: Path) -> np.ndarray:
-    """The suggested photographs with their masks, in order, in rows: uint8 [H,W,3]."""
-    tiles = []
-    for one in chosen:
-        overlay = read_photograph(out / "overlays" / f"{Path(one.path).stem}.jpg")
-        small, tile = reduced(overlay, TILE), np.full((TILE, TILE, 3), 255, np.uint8)
-        tile[: small.shape[0], : small.shape[1]] = small
-        tiles.append(tile)
-    tiles += [np.full((TILE, TILE, 3), 255, np.uint8)] * (-len(tiles) % min(ACROSS, len(tiles)))
-    return np.concatenate([show.sheet(tiles[i : i + ACROSS]) for i in range(0, len(tiles), min(ACROSS, len(tiles)))])
+def masked(network: Network, photo: Photo, max_side: int, background: int | None) -> np.ndarray:
+    """Write a photograph's mask. Returns it over the photograph, uint8 [TILE,TILE,3], white around it."""
+    from pipeline.networks.door import predict_labels
+
+    rgb = read_photograph(photo.path)
+    labels = predict_labels(network, reduced(rgb, max_side) if max_side else rgb, (rgb.shape[0], rgb.shape[1]))
+    write_atomic(photo.mask, show.palette_png(labels))
+    small, tile = (
+        reduced(show.overlay(rgb, labels, background=background), TILE),
+        np.full((TILE, TILE, 3), 255, np.uint8),
+    )
+    tile[: small.shape[0], : small.shape[1]] = small
+    return tile
+
+
+def contact_sheet(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles in order, in rows of ACROSS: uint8 [H,W,3]."""
+    across = min(ACROSS, len(tiles))
+    tiles = tiles + [np.full((TILE, TILE, 3), 255, np.uint8)] * (-len(tiles) % across)
+    return np.concatenate([show.sheet(tiles[i : i + across]) for i in range(0, len(tiles), across)])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -235,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="manifest of a model, model.json")
     parser.add_argument("photos", type=Path, nargs="+", help="folders (searched with subfolders) or files")
     parser.add_argument("--out", type=Path, required=True, help="folder for the list, the sheet and the masks")
+    parser.add_argument("--to", nargs="+", choices=[*export.WRITERS], default=[], help="what annotation tools open")
     parser.add_argument("--count", type=int, default=20, help="how many to suggest")
     parser.add_argument("--labelled", type=Path, help="folder of masks, or list of names, that need no more labels")
     parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: what is known to be there")

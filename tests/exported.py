@@ -23,11 +23,11 @@ from pipeline.prepare import MAKES, prepare
 H, W = 40, 56
 
 
-def write_photographs(folder: Path, count: int) -> list[str]:
-    """p0.jpg, p1.jpg, ..., W pixels wide and H high; their names without suffix."""
+def write_photographs(folder: Path, count: int, first: int = 0) -> list[str]:
+    """p0.jpg, p1.jpg, ..., W pixels wide and H high; their names without suffix. first: other pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        rough = np.random.default_rng(number).integers(0, 256, (H // 8, W // 8, 3), np.uint8)
+        rough = np.random.default_rng(first + number).integers(0, 256, (H // 8, W // 8, 3), np.uint8)
         Image.fromarray(rough.repeat(8, 0).repeat(8, 1)).save(folder / f"p{number}.jpg")
     return [f"p{number}" for number in range(count)]
 

@@ -119,6 +119,7 @@ def test_lists_boxes_and_photographs_nobody_has_labelled(tmp_path: Path, capsys:
     )
     np.testing.assert_array_equal(has_mask(Artifact(out / "masks.json", "masks")), [True, False, True, False])
     said = capsys.readouterr().out
+    assert "1 boxes draw no mask and count as tags" in said
     assert "says nothing about 2 photographs (p2, p4); they are unlabelled, not empty" in said
     assert "1 photographs of" in said and "are not used: p5" in said
 
@@ -162,6 +163,14 @@ def test_no_background_and_classes_not_kept(tmp_path: Path) -> None:
         (lambda about: about["annotations"][0].update(segmentation={"size": [H, W], "counts": [3, 4]}), "run lengths"),
         (lambda about: about["annotations"][0].update(segmentation={"size": [H, W], "counts": "zz~"}), "run lengths"),
         (lambda about: about["categories"].append({"id": 9}), "without an id or a name"),
+        (lambda about: about["categories"].append({"id": float("inf"), "name": "x"}), "without an id or a name"),
+        (lambda about: about["images"][0].update(id=[1]), "without an id or a file_name"),
+        (
+            lambda about: about["annotations"][0].update(category_id=float("inf")),
+            "annotation 0 of an image or a category",
+        ),
+        (lambda about: about["annotations"][0].update(segmentation=[["a", {}, 1, 2, 3, 4]]), "no pairs of numbers"),
+        (lambda about: about["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "no pairs of numbers"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(edit: Any, says: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.annotations.brush import encode
 from pipeline.datasets import coco, cvat, label_studio, labelme, rings, shapes, yolo
 from pipeline.datasets.fingerprint import fingerprints
+from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.pictures import Unusable
 from pipeline.kinds.pixels import VOID
 
@@ -293,10 +294,9 @@ def test_a_correction_is_seen(tool: str, make: Callable[[Path], Path], tmp_path:
 @each
 def test_a_look_recognises_the_format_and_no_other(tool: str, make: Callable[[Path], Path], tmp_path: Path) -> None:
     labels = make(tmp_path / "in")
-    assert [name for name, module in MODULES.items() if module.recognised(labels)] == [tool]
-    assert not any(module.recognised(tmp_path / "nowhere") for module in MODULES.values())
-    if tool != "labelme":
-        assert [name for name, module in MODULES.items() if module.recognised(labels.parent)] == [tool]
+    for place in (labels, labels.parent):
+        assert [name for name, layout in LAYOUTS.items() if layout.recognised(place)] == [tool]
+    assert not any(layout.recognised(tmp_path / "nowhere") for layout in LAYOUTS.values())
 
 
 BROKEN: dict[str, bytes] = {
@@ -348,8 +348,9 @@ def test_what_no_picture_has_is_refused_before_it_takes_memory() -> None:
     for shape in (
         {"runs": [10**12], "box": [0, 0, 10**6, 10**6]},
         {"rle": [10**12], "size": [10**6, 10**6]},
-        {"brush": [1, 2], "size": [10**6, 10**6]},
-        {"brush": [1, 2], "size": [H, W]},
+        {"brush": "AAAA", "size": [10**6, 10**6]},
+        {"brush": "AAAA", "size": [H, W]},
+        {"brush": "A", "size": [H, W]},
         {"png": "not base64", "at": [0, 0]},
         {"polygon": [0, 0, 5, 5]},
         {"polygon": [0, 0, 5, 5, float("nan"), 1]},

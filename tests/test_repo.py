@@ -21,6 +21,7 @@ from pipeline.core import recipe, reference
 from pipeline.core.config import Config, ConfigError, parse
 from pipeline.core.steps import METHODS
 from pipeline.core.steps.base import Step
+from pipeline.datasets import reference as formats
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -155,6 +156,11 @@ def test_every_key_of_config_yaml_has_a_comment() -> None:
 def test_the_page_of_settings_is_what_the_classes_say() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     assert text == reference.page(), "run: python -m pipeline.core.reference > docs/configuration.md"
+
+
+def test_formats_are_documented_by_their_own_words() -> None:
+    text = (ROOT / "docs" / "formats_in.md").read_text()
+    assert text == formats.page(), "run: python -m pipeline.datasets.reference > docs/formats_in.md"
 
 
 @pytest.mark.parametrize("model", SETTINGS, ids=lambda model: model.__name__)

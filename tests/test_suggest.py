@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def test_an_unsure_photograph_comes_first_and_its_twin_last(model: Path, tmp_pat
         photograph(folder, name, odd, odd)
     photograph(folder, "cat", PALETTE[1], PALETTE[0])
     photograph(folder, "cow", PALETTE[3], PALETTE[0])
-    rows = suggested(model, folder, "--count", 9, "--out", tmp_path / "next")
+    rows = suggested(model, folder, "--count", 9, "--out", tmp_path / "next", "--to", "label-studio")
+    tasks = json.loads((tmp_path / "next/label-studio.json").read_text())
+    assert len(tasks) == 4 and all(task["predictions"][0]["result"] for task in tasks)
     assert rows[0]["image"] in ("odd", "twin") and rows[-1]["image"] in ("odd", "twin")
     assert [int(row["place"]) for row in rows] == [1, 2, 3, 4]
     assert float(rows[0]["uncertainty"]) > max(

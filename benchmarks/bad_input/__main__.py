@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.bad_input import (
     artifacts,
     configuration,
+    drawings,
     maskfiles,
     masks,
     names,
@@ -41,6 +42,7 @@ GROUPS: dict[str, list[Case]] = {
     "tables": tables.CASES,
     "masks": masks.CASES,
     "mask files": maskfiles.CASES,
+    "drawings": drawings.CASES,
     "configuration": configuration.CASES,
     "predict": predicting.CASES,
     "weights": weights.CASES,

@@ -25,11 +25,12 @@ FILES = {"coco": coco.FILES, "label-studio": labelstudio.FILES, "cvat": cvat.FIL
 
 
 class Masked(NamedTuple):
-    """A photograph, its path below the folder given, and where its mask lies if there is one."""
+    """A photograph, its path below the folder given, where its mask lies if there is one, and `Labelled.score`."""
 
     path: Path
     file: str
     mask: Path
+    score: float | None = None
 
 
 def check(to: Sequence[str], out: Path, about: About, ours: bool) -> None:
@@ -76,7 +77,7 @@ def assemble(
             except ValueError as error:
                 failed[photo.mask] = str(error)
                 continue
-            yield Labelled(photo.path, photo.file, labels.astype(np.uint8))
+            yield Labelled(photo.path, photo.file, labels.astype(np.uint8), photo.score)
 
     for name in [name for name in WRITERS if name in to]:
         said += f"{out / FILES[name][0]}: {WRITERS[name](out, labelled(name), about)}".splitlines()

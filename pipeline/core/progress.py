@@ -16,7 +16,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,3 +165,21 @@ def _watch(folders: dict[str, Path], say: Callable[[str], None], every: float) -
 
 def _all(folders: dict[str, Path]) -> dict[str, dict[str, Any]]:
     return {name: about for name, folder in folders.items() if (about := read(folder))}
+
+
+def reused(jobs: Iterable[Any], to_run: Container[Any], root: str) -> str:
+    """What of a run is there already, of Snakemake's jobs: '' where nothing is, or nothing is left to do.
+
+    root: the folder of the artifacts, left out of their names.
+    """
+    jobs = [job for job in jobs if job.output]
+    there = sorted(shown_name(str(job.output[0]), root) for job in jobs if job not in to_run)
+    if not there or len(there) == len(jobs):
+        return ""
+    most = 12
+    more = f" and {len(there) - most} more" if len(there) > most else ""
+    return f"{len(there)} of {len(jobs)} results are there already and stay: {', '.join(there[:most])}{more}"
+
+
+def shown_name(file: str, root: str) -> str:
+    return file.removeprefix(f"{root}/").removesuffix(".json").removesuffix(".html")

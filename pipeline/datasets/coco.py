@@ -12,6 +12,7 @@ box, is a tag. An image without annotations is one nobody has labelled. Format: 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from pipeline.core.config import shown
 from pipeline.core.data import Data
 from pipeline.datasets.exports import source_of, trace_of
-from pipeline.datasets.marked import Exported, Marked, split_of
+from pipeline.datasets.marked import Exported, Marked, split_of, tags_alone
 from pipeline.datasets.rings import area, number, numbers, size_of
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.written import Unreadable, files_of, json_of, looks
@@ -88,6 +89,7 @@ def read_file(path: Path, about: dict[str, Any], categories: dict[int, str], fou
             found.problems.append(f"{path}: image {shown(entry)} without an id or a file_name; export it again")
             continue
     drawn: dict[Any, list[tuple[tuple[int, float], dict[str, Any]]]] = {}
+    left = Counter[str]()
     for entry in about["annotations"]:
         try:
             image, name = images[entry["image_id"]], categories[int(entry["category_id"])]
@@ -95,7 +97,15 @@ def read_file(path: Path, about: dict[str, Any], categories: dict[int, str], fou
             which = entry.get("id") if isinstance(entry, dict) else entry
             found.problems.append(f"{path}: annotation {shown(which)} of an image or a category that is not there")
             continue
-        parts = list(shapes(entry.get("segmentation"), name, image.size))
+        try:
+            parts = shapes(entry.get("segmentation"), name, image.size)
+        except ValueError:
+            said = f"annotation {shown(entry.get('id'))} of '{name}'"
+            found.problems.append(f"{path}: {said} has points that are no pairs of numbers; export it again")
+            parts = []
+        else:
+            if not parts:
+                left["polygons of fewer than three points" if entry.get("segmentation") else "boxes"] += 1
         if not parts:
             image.tags = tuple(dict.fromkeys([*image.tags, name]))
         order = (0 if entry.get("iscrowd") else 1, -area_of(entry, parts))
@@ -104,16 +114,19 @@ def read_file(path: Path, about: dict[str, Any], categories: dict[int, str], fou
         if marked:
             images[key].shapes = [part for _, part in sorted(marked, key=lambda pair: pair[0])]
     found.photographs += images.values()
+    found.notes += tags_alone(path, left)
 
 
 def shapes(segmentation: Any, name: str, size: tuple[int, int] | None) -> list[dict[str, Any]]:
-    """One annotation's segmentation; none of what is neither polygons nor run lengths."""
+    """One annotation's segmentation; none of what has no inside. Raises ValueError where points are none."""
     if isinstance(segmentation, dict) and "counts" in segmentation:
         return [{"class": name, "rle": segmentation["counts"], "size": segmentation.get("size", size)}]
     if isinstance(segmentation, list):
         rings = [segmentation] if segmentation and isinstance(segmentation[0], int | float) else segmentation
         found = [numbers(ring) for ring in rings]
-        return [{"class": name, "polygon": ring} for ring in found if ring and len(ring) >= 6 and len(ring) % 2 == 0]
+        if any(ring is None or len(ring) % 2 for ring in found):
+            raise ValueError
+        return [{"class": name, "polygon": ring} for ring in found if ring and len(ring) >= 6]
     return []
 
 

@@ -132,6 +132,7 @@ def read_image(image: Element, marked: Marked, labels: list[str], left: Counter[
             shape = outline(element)
             if shape is None:
                 problems.append(f"{where} has a <{element.tag}> of '{label}' whose numbers are none; export it again")
+                tags[label] = None
             elif len(shape.get("polygon", range(6))) < 6:
                 left["polygons of fewer than three points"] += 1
                 tags[label] = None

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.core.data import Data
 from pipeline.datasets.files import MASKS, Left, identity, listing, some, walk
-from pipeline.datasets.marked import BACKGROUND, VOID, Exported, Marked, Read, odd, tabled, whole
+from pipeline.datasets.marked import BACKGROUND, UPLOADED, VOID, Exported, Marked, Read, odd, tabled, whole
 from pipeline.datasets.source import SPLITS, Sketch, Source, Trace, assemble, draw_val, fill_splits
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import unfound
@@ -34,6 +34,8 @@ def source_of(data: Data, read: Read, also: Sequence[Path] = ()) -> Source:
     export = read_once(read, settings.labels, also)
     problems, warnings, notes = ([*part] for part in (export.problems, export.warnings, export.notes))
     photographs = photographs_of(root, export, problems, notes)
+    if export.problems and not export.photographs:  # which explain all else that would be found
+        return Source(problems=problems)
     marked, strangers = matched(export.photographs, photographs, problems)
     label = str(settings.labels[0])
     if export.no_background and data.background == "first":
@@ -167,15 +169,20 @@ def matched(
     """Photograph → what is said about it, in the order of the files; and the names that none has.
 
     A tool may know a photograph by more folders than lie here, or by fewer: what is the same from the end counts, as
-    long as it is one photograph's.
+    long as it is one photograph's. Where none has a name, what Label Studio's upload puts before one is left out, in
+    whatever format it exports.
     """
     ends: dict[str, list[str]] = {}
     for name in files:
         ends.setdefault(name.rpartition("/")[2], []).append(name)
     found, strangers = dict[str, Marked](), list[str]()
     for one in photographs:
-        name = next((meant for candidate in one.names if (meant := like(candidate, files, ends))), "")
-        if not name:
+        candidates = [*one.names, *(UPLOADED.sub("", name) for name in one.names if UPLOADED.match(name))]
+        name = next((meant for candidate in candidates if (meant := like(candidate, files, ends))), "")
+        if not name and whole(one):
+            remedy = "add the file, set data.export.root, or remove the mask"
+            problems.append(f"{one.where}: '{identity(one.name)}' has no photograph; {remedy}")
+        elif not name:
             strangers.append(identity(one.name))
         elif name not in found:
             found[name] = one

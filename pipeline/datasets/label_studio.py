@@ -16,8 +16,9 @@ Choices are tags, and so are boxes and key points. Of several annotations of a t
 latest that was not skipped. One without any result says that the photograph shows none of the classes; a task without
 an annotation is one nobody has labelled; predictions are no annotations. Classes are the labels found, sorted.
 
-JSON-MIN and CSV tell a control's column from the task's own data by what is in it: regions or choices, or words of
-which some return (ours); which were taken is noted.
+JSON-MIN and CSV do not say which columns controls have written: here those with regions or choices, and those of words
+of which some return, but not one throughout (ours); which were taken is noted. Nor do they keep the order of regions of
+several controls, which are drawn in that of the columns.
 
 Photographs: what an upload puts before a name is left out where no file has it; `?d=` of local files and the percent
 signs of addresses are resolved. Source: labelstud.io/guide/export and /tags; label-studio-sdk,
@@ -26,6 +27,7 @@ converter/exports/csv2.py and brush.py.
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -76,7 +78,7 @@ def read(labels: Sequence[Path]) -> Exported:
 def recognised(path: Path) -> bool:
     """Whether a file, or one of those in a folder, looks like one of these."""
     full = looks(path, [".json"], b"[", b'"data"', b'"annotations"')
-    return full or looks(path, [".json"], b"[", b'"annotation_id"') or looks(path, [*TABLES], b"", *COLUMNS)
+    return full or looks(path, [".json"], b"[", b'"annotation_id"') or looks(path, TABLES, b"", *COLUMNS)
 
 
 # --------------------------------------------------------------------------------------------------------- results
@@ -113,6 +115,7 @@ def read_results(
                 outline = outlined(value, size)
             except ValueError as error:
                 problems.append(f"{where} has a {kind} of '{names[0]}' that {error}")
+                tags |= dict.fromkeys(names)
                 continue
             tags |= dict.fromkeys(names[1:])
             if len(outline.get("polygon", range(6))) < 6:
@@ -157,7 +160,8 @@ def outlined(value: dict[str, Any], size: tuple[int, int] | None) -> dict[str, A
             raise ValueError(f"has radii that are none{again}")
         scaled = [part * size[1 - place % 2] / 100 for place, part in enumerate(sizes)]
         return {"polygon": ellipse(scaled, number(value.get("rotation")) or 0)}
-    brush = value["rle"]
-    if not isinstance(brush, list) or not all(isinstance(byte, int) and 0 <= byte <= 255 for byte in brush):
-        raise ValueError(f"has run lengths that are no numbers from 0 to 255{again}")
-    return {"brush": brush, "size": list(size)}
+    try:
+        stream = bytes([*value["rle"]])
+    except (TypeError, ValueError):
+        raise ValueError(f"has run lengths that are no numbers from 0 to 255{again}") from None
+    return {"brush": base64.b64encode(stream).decode(), "size": list(size)}

@@ -98,7 +98,6 @@ def read_file(path: Path, about: dict[str, Any], where: str, left: Counter[str],
             left[LINES.get(kind, f"shapes of type {shown(kind)}")] += 1
         elif (outline := OUTLINES[kind](shape)) is None:
             problems.append(f"{where} has a {kind} of '{name}' without the points it needs; export it again")
-            continue
         elif len(outline.get("polygon", range(6))) < 6:
             left["polygons of fewer than three points"] += 1
         else:

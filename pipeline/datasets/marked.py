@@ -5,6 +5,7 @@ No numpy, no torch: Snakemake asks on every dry run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from pipeline.datasets.files import unusable
 
 BACKGROUND = "background"
+UPLOADED = re.compile(r"(?:.*[/\\])?[0-9a-f]{8}-(?=[^/\\]+$)")  # what Label Studio puts before the names of uploads
 VOID = 255  # as in kinds/pixels.py, which takes numpy
 LISTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}  # as tools name them
 

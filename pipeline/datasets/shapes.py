@@ -7,7 +7,7 @@ A sketch is JSON, so that it can stand in the inventory and that its text decide
     {"v": 3, "polygon": [x, y, ...], "unit": true}             in fractions of width and height
     {"v": 3, "rle": "..." or [...], "size": [h, w]}            COCO's, column by column
     {"v": 3, "runs": [...], "box": [left, top, w, h]}          CVAT's, row by row in its box, the first run is outside
-    {"v": 3, "brush": [...], "size": [h, w]}                   Label Studio's
+    {"v": 3, "brush": base64, "size": [h, w]}                  Label Studio's
     {"v": 3, "bitmap": file}                                   what is not 0 (of RGBA: not transparent)
     {"v": 3, "png": base64, "at": [x, y]}                      labelme's
     {"table": [[r, g, b, v], ...] or [[value, v], ...], "colours": file}    a whole mask, its size that of the file
@@ -95,7 +95,8 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
 
         height, width = drawable(*shape["size"])
         try:
-            found = decode(shape["brush"], height, width) > 0
+            stream = np.frombuffer(base64.b64decode(shape["brush"]), np.uint8)
+            found = decode(stream, height, width) > 0
         except ValueError as error:
             raise Unusable(f"a brush region: {error}") from None
         put(mask, found, 0, 0, shape["v"])

@@ -180,7 +180,8 @@ def assemble(
     for split in SPLITS[: 2 if shared else 3]:
         names = source.splits[split]
         if not names and Path(where[split]).suffix != ".txt":
-            found.append(f"{where[split]}: empty; add photographs, or write the list in splits/{split}.txt")
+            remedy = f"write the list in splits/{split}.txt" if source.tags_from != "export" else "label more of them"
+            found.append(f"{where[split]}: empty; add photographs, or {remedy}")
         missing = [name for name in names if name not in photographs]
         found += unfound(where[split], missing, photographs, "remove it from the list or add the file")
     found += [

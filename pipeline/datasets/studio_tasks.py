@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,22 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.core.config import shown
 from pipeline.datasets.files import FOREIGN, SUFFIXES, some
-from pipeline.datasets.marked import Exported
+from pipeline.datasets.marked import UPLOADED, Exported
 from pipeline.datasets.rings import number
 from pipeline.datasets.tables import read_text
 from pipeline.datasets.written import Unreadable, content_of, json_of
 
-TABLES = {".csv": ",", ".tsv": "\t"}
+TABLES = (".csv", ".tsv")
 ABOUT = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history"}
 KINDS = ("polygon", "brush", "bitmask", "ellipse", "rectangle", "keypoint", "")
 LABELS = tuple(f"{kind}labels" for kind in KINDS)  # keys of values, and types of results
-UPLOADED = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
+FEW = 4  # tasks: of fewer, every column of words counts
 Results = list[dict[str, Any]]
 
 
 def tasks(path: Path, found: Exported) -> Iterator[tuple[str, tuple[str, ...], Results | None]]:
     """Number, names of the photograph and results of each task; None where nobody has annotated it."""
-    separator = TABLES.get(path.suffix.lower())
-    entries = table(path, separator, found.problems) if separator else json_of(path)
+    entries = table(path, found.problems) if path.suffix.lower() in TABLES else json_of(path)
     if isinstance(entries, dict):
         entries = [entries]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
@@ -103,18 +101,18 @@ def place_of(address: str) -> str:
 def candidates(address: str) -> tuple[str, ...]:
     """The name, and without what an upload puts before it; and as it is noted, where that is no address."""
     place = place_of(address)
-    bare = UPLOADED.fullmatch(place)
     plain = [] if "://" in address or address.startswith("/data/") else [address]
-    return tuple(dict.fromkeys([place, *([bare[1]] if bare else []), *plain]))
+    return tuple(dict.fromkeys([place, UPLOADED.sub("", place), *plain]))
 
 
 # ------------------------------------------------------------------------------------------- JSON-MIN and tables
 
 
-def table(path: Path, separator: str, problems: list[str]) -> list[dict[str, Any]]:
-    """Rows of a table as JSON-MIN has them. Cells that hold JSON are read."""
+def table(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Rows of a table as JSON-MIN has them. Cells that hold JSON are read. A table with tabs may be called .csv."""
     content_of(path)  # names what is no file
     lines = read_text(path, problems).splitlines(keepends=True)
+    separator = "\t" if lines and "\t" in lines[0] else ","
     before = csv.field_size_limit(2**31 - 1)  # run lengths are long
     try:
         rows = list(csv.DictReader(lines, delimiter=separator, strict=True))
@@ -138,6 +136,12 @@ def gathered(path: Path, rows: list[dict[str, Any]], found: Exported) -> list[di
     """Rows of JSON-MIN, one per annotation → tasks."""
     controls = columns(path, rows, found.notes)
     merged: dict[str, dict[str, Any]] = {}
+    mixed = sum(sum(isinstance(row.get(key), list) and structured(row[key]) for key in controls) > 1 for row in rows)
+    if mixed:
+        found.warnings.append(
+            f"{path}: {mixed} rows have regions of several controls, and not which lies on which; where they overlap, "
+            "export as JSON"
+        )
     for row in rows:
         data = {key: value for key, value in row.items() if key not in ABOUT and key not in controls}
         results = [result for key in controls if key in row for result in results_of(row[key])]
@@ -149,17 +153,22 @@ def gathered(path: Path, rows: list[dict[str, Any]], found: Exported) -> list[di
 
 def columns(path: Path, rows: list[dict[str, Any]], notes: list[str]) -> list[str]:
     """The columns that controls have written, not the task's own."""
-    controls, other = list[str](), list[str]()
+    controls, other, own = list[str](), list[str](), [json.dumps(row.get("id", row), sort_keys=True) for row in rows]
     for key in dict.fromkeys(key for row in rows for key in row if key not in ABOUT):
         values = [row[key] for row in rows if key in row]
         if any(is_picture(value) for value in values):
             continue
         told = any(structured(value) for value in values)
-        words = [value for value in values if isinstance(value, str) and number(value) is None and "://" not in value]
-        returns = len(words) == len(values) and (len({*words}) < len(words) or len(rows) < 4)
-        (controls if told or returns else other).append(key)
+        words = {task: row[key] for task, row in zip(own, rows, strict=True) if is_word(row.get(key))}
+        kinds, few = len({*words.values()}), len({*own}) < FEW
+        returns = few or (kinds < len(words) and (kinds > 1 or len(words) < len({*own})))
+        (controls if told or (returns and all(map(is_word, values))) else other).append(key)
     notes.append(f"{path}: columns read as labels: {some(controls) or 'none'}; not read: {some(other) or 'none'}")
     return controls
+
+
+def is_word(value: object) -> bool:
+    return isinstance(value, str) and number(value) is None and "://" not in value
 
 
 def structured(value: object) -> bool:

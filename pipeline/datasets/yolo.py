@@ -65,7 +65,7 @@ def trace(data: Data) -> Trace:
 def deciding(labels: Sequence[Path]) -> list[Path]:
     """The folders and lists that the files named here name in turn."""
     found = list[Path]()
-    for path, _ in files_of(labels, *YAML):
+    for path, _ in descriptions(labels):
         try:
             found += where(path, []).decides
         except Unreadable:
@@ -76,7 +76,7 @@ def deciding(labels: Sequence[Path]) -> list[Path]:
 def read(labels: Sequence[Path]) -> Exported:
     """All files; a folder stands for the YAML files in it."""
     found, classes = Exported(), dict[int, str]()
-    for path, _ in files_of(labels, *YAML):
+    for path, _ in descriptions(labels):
         try:
             named = where(path, found.problems)
         except Unreadable as error:
@@ -95,6 +95,13 @@ def read(labels: Sequence[Path]) -> Exported:
         found.notes += tags_alone(path, left)
     found.classes = [classes[number] for number in sorted(classes)]
     return found
+
+
+def descriptions(labels: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """The files named, and of those in folders the ones that look like a data.yaml: others may lie beside it."""
+    for path in labels:
+        inside = [*files_of([path], *YAML)]
+        yield from [one for one in inside if recognised(one[0])] or inside
 
 
 def recognised(path: Path) -> bool:
@@ -220,25 +227,27 @@ def read_rows(
     unread, tags, drawn = list[str](), dict[str, None](), list[dict[str, Any]]()
     rows = [(number, line.split()) for number, line in enumerate(lines_of(file, unread), 1) if line]
     problems += [f"{where} {line.removeprefix(f'{file}: ')}" for line in unread]
-    for line, row in rows:
+    for line, row in rows if not unread else ():
         values = numbers(row[1:])
         whole = row[0].removesuffix(".0")
         name = classes.get(int(whole)) if whole.isdecimal() and len(whole) < 9 else None
         if name is None:
             known = some([f"{number} {one}" for number, one in classes.items()])
             problems.append(f"{where} line {line}: class {shown(row[0])}, one of {known} expected; correct it")
-        elif values is None or len(values) < 4 or len(values) % 2:
-            problems.append(
-                f"{where} line {line}: {len(row)} entries, a class and pairs of numbers expected; export it again"
-            )
-        elif min(values) < -FAR or max(values) > 1 + FAR:
+            continue
+        pairs = values is not None and len(values) % 2 == 0
+        if pairs and values and len(values) > 4 and -FAR <= min(values) <= max(values) <= 1 + FAR:
+            drawn.append({"class": name, "polygon": values, "unit": True})
+            continue
+        tags[name] = None
+        if not pairs or not values or len(values) < 4:
+            expected = "a class and pairs of numbers"
+            problems.append(f"{where} line {line}: {len(row)} entries, {expected} expected; export it again")
+        elif len(values) > 4:
             far = shown(max(values, key=abs))
             problems.append(f"{where} line {line}: a point at {far}, fractions of the size expected; export it again")
-        elif len(values) == 4:
-            left["boxes"] += 1
-            tags[name] = None
         else:
-            drawn.append({"class": name, "polygon": values, "unit": True})
+            left["boxes"] += 1
     marked.tags = tuple(tags)
     if drawn or not (rows or unread):
         marked.shapes = sorted(drawn, key=lambda shape: -abs(area(shape["polygon"])))
