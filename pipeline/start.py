@@ -192,7 +192,9 @@ def run(args: argparse.Namespace) -> None:
         inventory = looked_at(data, Path(args.results) / data.name / FILE)
     except InputError as error:
         hint = (
-            "\nSettings of `data` that this asks for are given here with --data '{…}'." if "`data: " in str(error) else ""
+            "\nSettings of `data` that this asks for are given here with --data '{…}'."
+            if "`data: " in str(error)
+            else ""
         )
         raise InputError(f"{error}{hint}") from None
     recipe = recipe_for(inventory, counted(data, READERS) if data.corrections else 0)
