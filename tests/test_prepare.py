@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import tarfile
 import threading
 import tracemalloc
@@ -527,7 +528,7 @@ def no_tags(root: Path) -> None:
 
 
 def other_header(root: Path) -> None:
-    (root / "tags.csv").write_text("file;label\na00;ant\n")
+    (root / "tags.csv").write_text("picture;label\na00;ant\n")
 
 
 def open_quote(root: Path) -> None:
@@ -693,7 +694,7 @@ def too_deep(root: Path) -> None:
         (too_deep, "d/d: more than 100 folders deep; move it up, or remove it"),
         (no_photographs, "images: no such folder"),
         (no_tags, "tags.csv: no such file; write a header `image,tags`"),
-        (other_header, "the first line is 'file;label'; `image,tags` expected"),
+        (other_header, "the first line is 'picture;label'; `image,tags` expected"),
         (open_quote, "tags.csv: line 5: unexpected end of data; close its quotes"),
         (one_column, "tags.csv: line 5: one column"),
         (one_class, "classes.txt: 1 classes; 2 to 255 expected"),
@@ -1051,12 +1052,65 @@ def test_names_that_no_photograph_has_and_why(tmp_path: Path, out: Path) -> None
 
 
 def test_a_column_for_each_tag(tmp_path: Path, out: Path) -> None:
+    """The three shapes of a table, with whatever separates its columns, say the same; a photograph of zeros is none."""
     root = make_folder(tmp_path / "d")
-    write_lines(root / "tags.csv", ["image,ant,bee", *(f"a{i:02d},{i % 2},1" for i in range(12))])
-    message = refused(of_folder(root), out)
-    assert (
-        "a column for each tag found (image, ant, bee), all tags of an image in one column as `image,tags`" in message
-    )
+    names = [f"a{i:02d}" for i in range(12)]
+    shown = {name: [kind for n, kind in enumerate(("ant", "bee")) if i % 4 >> n & 1] for i, name in enumerate(names)}
+    plain = ["image,tags", *(f"{name},{' '.join(kinds) or 'background'}" for name, kinds in shown.items())]
+    rows = [(name, kind) for name, kinds in shown.items() for kind in kinds or ["background"]]
+    table = [(name, *(kind in kinds for kind in ("ant", "bee"))) for name, kinds in shown.items()]
+    shapes = [plain, ["filename;label", *(f"{name}.jpg;{kind}" for name, kind in rows)]]
+    for gap, yes, no in ((",", "1", "0"), (";", "x", ""), ("\t", "Yes", "no"), (", ", '"1.0"', '"0.0"')):
+        lines = [gap.join([name, *(yes if ticked else no for ticked in ticks)]) for name, *ticks in table]
+        shapes.append([gap.join(("image", "ant", "bee")), *lines])
+    write_lines(root / "classes.txt", ["background", "ant", "bee"])
+    digests = []
+    shutil.rmtree(root / "masks")
+    for number, lines in enumerate(shapes):
+        write_lines(root / "tags.csv", lines)
+        digests.append([artifact.digest for artifact in made(of_folder(root), out / str(number))])
+    assert all(other == digests[0] for other in digests)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["image,ant,bee", "a00,1,2", "a01,1,0"], "line 2: '2' found, 1 or 0 expected in a column per tag"),
+        (["image,ant,bee", "a00,1,0,1", "a01,1,0"], "line 2: 3 cells for 2 columns"),
+        (["image,ant,ant", "a00,1,0"], "columns ant have no name or that of another"),
+        (["image,ant,", "a00,1,0"], "columns '' have no name or that of another"),
+        (["image,ant,bee", "a00,1,0", "a00,1,0"], "line 3: 'a00' has a line already"),
+        (["image,ant,bee", "a00,red,blue"], "the first line is 'image,ant,bee'; `image,tags` expected"),
+        (["ant,bee,image", "1,0,a00"], "the first line is 'ant,bee,image'"),
+        (["image,tags", "a00,ant", "a00,bee"], "line 3: 'a00' has a line already; keep one"),
+    ],
+)
+def test_tables_of_tags_that_are_wrong(lines: list[str], says: str, tmp_path: Path, out: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    write_lines(root / "tags.csv", lines)
+    assert says in refused(of_folder(root), out)
+
+
+def test_folders_are_tags(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "d")
+    for name in ("masks", "splits"):
+        shutil.rmtree(root / name)
+    (root / "classes.txt").unlink()
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        to = root / "images" / ("ant", "bee", "background")[number % 3] / path.name
+        to.parent.mkdir(exist_ok=True)
+        path.rename(to)
+    data = of_folder(root, folder={"root": str(root), "tags": "folders"})
+    before = fingerprints(data)
+    pictures, said, _ = made(data, out)
+    assert classes.names(said) == ["background", "ant", "bee"]
+    for name, row in zip(photographs.ids(pictures), tags(said), strict=True):
+        assert row.tolist() == [False, name.startswith("ant/"), name.startswith("bee/")]
+    assert "tags.csv: not read, as data.folder.tags is folders" in capsys.readouterr().out
+    for path in (root / "images/ant").iterdir():
+        path.rename(root / "images" / path.name)
+    assert fingerprints(data).tags != before.tags
+    assert ".jpg: lies in no folder that says what it shows" in refused(data, out / "again")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])

@@ -171,7 +171,7 @@ def test_every_setting_has_a_description(model: type[Step]) -> None:
 
 def test_number_of_settings_grows_only_on_purpose() -> None:
     """A ratchet: raise it when a new setting has earned its place."""
-    assert sum(len(set(model.model_fields) - {"method"}) for model in SETTINGS) <= 283
+    assert sum(len(set(model.model_fields) - {"method"}) for model in SETTINGS) <= 284
 
 
 def test_every_block_of_the_configuration_is_in_the_page() -> None:

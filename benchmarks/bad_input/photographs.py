@@ -116,15 +116,15 @@ def tiff(values: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def six() -> np.ndarray:
-    return np.dstack([photo(), photo(1)]).astype(np.uint16) * 257
+def six(number: int = 0) -> np.ndarray:
+    return np.dstack([photo(number), photo(number + 1)]).astype(np.uint16) * 257
 
 
 def six_bands(at: Path) -> Command:
     root = folder(at / "photos", names=[f"a{i:02d}" for i in range(6)])
     for i in range(6):
         (root / f"images/a{i:02d}.png").unlink()
-        write(root / f"images/a{i:02d}.tif", tiff(six()))
+        write(root / f"images/a{i:02d}.tif", tiff(six(i)))
 
     def check(manifest: Path) -> str:
         found = store.Artifact(manifest).row("rgb", 0)[:SIDE, :SIDE]
@@ -136,7 +136,7 @@ def six_bands(at: Path) -> Command:
 def bomb_tiff() -> bytes:
     whole = tiff(six())
     for tag in (256, 257):
-        at = whole.index(struct.pack("<HHII", tag, 3, 1, SIDE))
+        at = whole.index(struct.pack("<HHII", tag, 4, 1, SIDE))
         whole = whole[:at] + struct.pack("<HHII", tag, 4, 1, 60000) + whole[at + 12 :]
     return whole
 

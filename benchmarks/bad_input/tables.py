@@ -131,9 +131,14 @@ CASES = [
         says=(f"{TABLE}the first line is 'tags,image'; `image,tags` expected",),
     ),
     Case(
-        "table: a column for each tag",
-        table("image,ant,bee\na00,1,0\na01,0,1\n"),
-        says=("a column for each tag found",),
+        "table: a column for each tag, one cell odd",
+        table("image,ant,bee\na00,1,0\na01,0,7\n"),
+        says=(f"{TABLE}line 3: '7' found, 1 or 0 expected",),
+    ),
+    Case(
+        "table: a column for each tag, a row short",
+        table("image,ant,bee\na00,1,0\na01,0\n"),
+        says=(f"{TABLE}line 3: 1 cells for 2 columns",),
     ),
     Case("table: noise", table(NOISE), says=(TABLE, "save it as UTF-8")),
     Case("table: a PNG", table(b"\x89PNG\r\n\x1a\n" + NOISE), says=(TABLE,)),

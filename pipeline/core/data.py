@@ -52,6 +52,10 @@ class Voc(Settings):
 
 class Folder(Settings):
     root: Root = Field(Path("data/photos"), description="folder with images/, tags.csv and optional masks/, splits/")
+    tags: Literal["table", "folders"] = Field(
+        "table",
+        description="image tags from tags.csv (without it: from the masks), or from the folder that each lies in",
+    )
     val_share: float = Field(0.2, gt=0, lt=1, description="seeded validation share where there is no splits/val.txt")
     seed: int = Field(0, description="seed of that draw")
 

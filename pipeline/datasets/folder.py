@@ -4,13 +4,15 @@
 
 images/ and masks/ may have subfolders, alike: images/day1/a.jpg is called day1/a, and its mask is masks/day1/a.png.
 
-Without tags.csv the tags are the classes in the masks; without classes.txt the classes are the tags.
+Without tags.csv the tags are the classes in the masks; without classes.txt the classes are the tags. With
+data.folder.tags: folders the tag of a photograph is the folder it lies in, images/cat/a.jpg.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
@@ -30,8 +32,12 @@ def source(data: Data) -> Source:
     problems += strays(masks, photographs, root / "masks", root / "images")
     table, tags, tags_from = root / "tags.csv", None, "masks"
     known = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else None
-    if table.exists() or not masks:
-        tags, tags_from = read_tags(table, problems, known or ()), "csv"
+    if settings.tags == "folders":
+        tags, tags_from = folder_tags(photographs), "folders"
+        if table.exists():
+            notes.append(f"{table}: not read, as data.folder.tags is folders")
+    elif table.exists() or not masks:
+        tags, tags_from = read_tags(table, problems, known or (), nothing_in(data, known)), "csv"
         strangers = sorted(tags.keys() - photographs.keys())
         problems += unfound(table, strangers, photographs, "correct the name, add the file or remove the line")
     counts = Counter(tag for name, words in (tags or {}).items() if name in photographs for tag in words)
@@ -54,6 +60,16 @@ def source(data: Data) -> Source:
     found = Source(classes, [], splits, tags_from, problems, warnings, notes)
     where = {split: str(paths[split]) if split in given else f"{root} (drawn list {split})" for split in SPLITS}
     return assemble(found, where, photographs, masks, tags)
+
+
+def folder_tags(photographs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Photograph → the first folder of its name; one that lies in none has no tag."""
+    return {name: (name.partition("/")[0],) if "/" in name else () for name in photographs}
+
+
+def nothing_in(data: Data, known: Sequence[str] | None) -> str:
+    """The tag of a photograph that shows none of the classes; '' where there is none."""
+    return "" if data.background == "none" else known[0] if known else "background"
 
 
 def recognised(path: Path) -> bool:
@@ -79,7 +95,11 @@ def trace(data: Data) -> Trace:
         tags=(tables,),
         photographs=root / "images",
         masks=masks,
-        tags_from="csv" if tables.exists() or not masks.is_dir() else "masks",
+        tags_from="folders"
+        if settings.tags == "folders"
+        else "csv"
+        if tables.exists() or not masks.is_dir()
+        else "masks",
         count=len(train | val) if train and val else None,
     )
 
@@ -93,6 +113,7 @@ def drawn(data: Data) -> str:
         for name, suffixes in (("images", SUFFIXES), ("masks", MASKS))
     )
     known = read_classes(root / "classes.txt", ignored) if (root / "classes.txt").exists() else ()
-    tags = read_tags(root / "tags.csv", ignored, known)
+    table, nothing = root / "tags.csv", nothing_in(data, known)
+    tags = folder_tags(photographs) if data.folder.tags == "folders" else read_tags(table, ignored, known, nothing)
     val = draw_val(photographs, data.folder.val_share, data.folder.seed, {*masks}, tags)
     return hashlib.sha256(repr(sorted(val)).encode()).hexdigest()

@@ -219,7 +219,9 @@ def _no_class(picture: Picture, tags_from: str, classes: Classes) -> str:
         if tags_from == "export":
             return f"nothing in the export; annotate it, {others}"
         return f"no mask, from which its tags are taken; add it, {others}"
-    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask", "export": "the export"}[tags_from]
+    where = {"csv": "tags.csv", "xml": "its annotation", "masks": "its mask", "export": "the export"}.get(tags_from)
+    if tags_from == "folders":
+        return f"lies in no folder that says what it shows, as images/cat/a.jpg; move it there, {others}"
     if classes.background is None or not classes.known:
         return f"no class in {where}; tag it, {others}"
     shows = f"`{classes.known[classes.background]}` where it shows none"

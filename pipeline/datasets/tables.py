@@ -22,8 +22,11 @@ MARKS = (  # byte order marks; UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-HEADER = re.compile(r'"?image"?\s*([,;\t])\s*"?tags?"?', re.IGNORECASE)
-TICKS = {"", "0", "1", "0.0", "1.0", "x", "y", "n", "yes", "no", "true", "false"}  # of a table with a column per tag
+IMAGE = r"(?:image|photo|photograph|file)(?:[ _-]?(?:name|id|path))?|path|name"  # how a column of them is called
+TAG = r"tag|label|class|category"  # one a row; several in the plural
+HEADER = re.compile(rf'"?(?:{IMAGE})"?\s*([,;\t])\s*"?(?:({TAG})|tags|labels|classes|categories)"?', re.IGNORECASE)
+COLUMNS = re.compile(rf'"?(?:{IMAGE})"?\s*([,;\t]).+', re.IGNORECASE)
+TICKED, UNTICKED = {"1", "1.0", "x", "y", "yes", "true"}, {"", "0", "0.0", "n", "no", "false"}
 
 
 def read_text(path: Path, problems: list[str]) -> str:
@@ -126,11 +129,18 @@ def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(name, earlier) for name, earlier in pairs if name != earlier]
 
 
-def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-    """tags.csv: header `image,tags`, then a line per image. Image names come out without their suffix; folders in them
-    stay. Columns may be separated by what the header has between its two: a comma, semicolon or tab.
+def read_tags(
+    path: Path, problems: list[str], known: Iterable[str] = (), nothing: str = ""
+) -> dict[str, tuple[str, ...]]:
+    """tags.csv, in one of three shapes, told apart by its first line. Image names come out without their suffix;
+    folders in them stay. Columns are separated by what stands behind the first: a comma, semicolon or tab.
 
-    known: names of classes, of which those with spaces are recognised among the tags (see `split_tags`).
+        image,tags        a line per image: a,"cat dog"
+        image,tag         a line per image and tag: a,cat then a,dog
+        image,cat,dog     a column per tag, of 1 and 0, x and nothing, yes and no: a,1,1
+
+    known: names of classes, of which those with spaces are recognised among the tags (see `split_tags`). nothing: the
+    tag of an image whose columns all say no.
     """
     if not path.exists():
         problems.append(f"{path}: no such file; write a header `image,tags` and a line `photo1,cat dog` per image")
@@ -140,6 +150,8 @@ def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dic
     problems += unread
     header = HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
+        if lines and (columns := COLUMNS.fullmatch(lines[0].strip())) and is_ticked(lines, columns[1]):
+            return read_columns(path, lines, columns[1], problems, nothing)
         if lines or not unread:
             remedy = "write a line `photo1,cat dog` per image"
             problems.append(f"{path}: {other_header(lines)}`image,tags` expected; {remedy}")
@@ -161,7 +173,9 @@ def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dic
         if not row or not line.strip():
             continue
         name = identity(row[0].strip())
-        if name in tags:
+        if name in tags and header[2] and len(row) > 1:
+            tags[name] = tuple(dict.fromkeys([*tags[name], *split_tags(",".join(row[1:]), phrases)]))
+        elif name in tags:
             problems.append(f"{path}: line {number}: '{name}' has a line already; keep one")
         elif len(row) < 2:
             problems.append(f"{path}: line {number}: one column; `name,tag tag` expected")
@@ -170,12 +184,48 @@ def read_tags(path: Path, problems: list[str], known: Iterable[str] = ()) -> dic
 
 
 def other_header(lines: list[str]) -> str:
-    """What is wrong with the first line of a table."""
-    rows = [re.split("[,;\t]", line) for line in lines if line]
-    ticks = {cell.strip('" ').lower() for row in rows[1:] for cell in row[1:]}
-    if len(rows) > 1 and len(rows[0]) > 2 and ticks <= TICKS:
-        return f"a column for each tag found ({some(rows[0])}), all tags of an image in one column as "
     return f"the first line is '{lines[0] if lines else ''}'; "
+
+
+def is_ticked(lines: list[str], gap: str) -> bool:
+    """Whether most cells behind the first of each line say yes or no."""
+    cells = [cell.strip('" ').casefold() for line in lines[1:] for cell in line.split(gap)[1:]]
+    return bool(cells) and sum(cell in TICKED | UNTICKED for cell in cells) > len(cells) / 2
+
+
+def read_columns(
+    path: Path, lines: list[str], gap: str, problems: list[str], nothing: str
+) -> dict[str, tuple[str, ...]]:
+    """A table with a column per tag, as `read_tags`."""
+    tags: dict[str, tuple[str, ...]] = {}
+    titles = list[str]()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = next(csv.reader([line], delimiter=gap, skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            problems.append(f"{path}: line {number}: {error}; close its quotes")
+            continue
+        if not titles:
+            titles = [" ".join(title.split()) for title in row[1:]]
+            if bad := [title or "''" for n, title in enumerate(titles) if not title or title in titles[:n]]:
+                problems.append(f"{path}: columns {some(bad)} have no name or that of another; name each once")
+                return {}
+            continue
+        if not line.strip():
+            continue
+        name, cells = identity(row[0].strip()), [cell.strip().casefold() for cell in row[1:]]
+        odd = [f"'{cell}'" for cell in cells if cell not in TICKED | UNTICKED]
+        if name in tags:
+            problems.append(f"{path}: line {number}: '{name}' has a line already; keep one")
+        elif len(cells) != len(titles):
+            problems.append(f"{path}: line {number}: {len(cells)} cells for {len(titles)} columns; correct it")
+        elif odd:
+            problems.append(
+                f"{path}: line {number}: {some(odd)} found, 1 or 0 expected in a column per tag; correct it"
+            )
+        ticked = tuple(title for title, cell in zip(titles, cells, strict=False) if cell in TICKED)
+        tags.setdefault(name, ticked or ((nothing,) if nothing and len(cells) == len(titles) and not odd else ()))
+    return tags
 
 
 def split_tags(text: str, phrases: Collection[str] = ()) -> tuple[str, ...]:
