@@ -19,6 +19,9 @@ report: "workflow/report/workflow.rst"
 onstart:
     cluster.watch(workflow, logger.warning)  # names jobs on Slurm that wait for what cannot come
     progress.watch(under_way(), logger.info)  # a line now and then about each stage at work
+    # Snakemake's limit of 100 jobs a second leaves a timer behind with each job that ends while others wait, and each
+    # timer plans what is left anew, every second until the end: after some hundred jobs a whole core's work.
+    workflow.scheduler.job_rate_limiter = None
 
 
 onerror:
