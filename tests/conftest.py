@@ -44,7 +44,7 @@ def command(stage: str, *args: object) -> list[str]:
 def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool = False, **inputs: Path | int) -> str:
     """Run a stage as its command; returns what it printed."""
     given = words(stage_name, out, settings, **inputs)
-    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, server=warm.server_of(ROOT))
     assert (status != 0) == fails, f"{stage_name} {' '.join(given)}\n{said}"
     return said
 
@@ -81,8 +81,8 @@ PATCHES = {"sides": [16, 48], "size": 32, "draws": 2}
 TRIPLET = {"batch": 4, "epochs": 1, "pool": 1}
 
 
-def demo_settings(train: int = 12, val: int = 4) -> dict:
-    return {"name": "tiny", "format": "demo", "max_side": 96, "demo": {"train": train, "val": val}}
+def demo_settings(train: int = 12, val: int = 4, side: int = 96) -> dict:
+    return {"name": "tiny", "format": "demo", "max_side": side, "demo": {"train": train, "val": val}}
 
 
 @pytest.fixture(scope="session")
