@@ -52,7 +52,8 @@ def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool 
 def kill_stage(stage_name: str, die_after: str, out: Path, settings: dict, **inputs: Path | int) -> None:
     """Run a stage that is killed with all its processes once this function has returned (see warm.py)."""
     given = words(stage_name, out, settings, **inputs)
-    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, {"CHECKPOINT_SECONDS": "0"}, die_after)
+    often, server = {"CHECKPOINT_SECONDS": "0"}, warm.server_of(ROOT)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, often, die_after, server)
     assert status == -signal.SIGKILL, said
 
 

@@ -53,7 +53,7 @@ def run(
 
     environment: beside that of the tests. die_after: a function, 'module:name' or 'module:Class.name'. Once it has
     returned for the first time the command and all its processes get SIGKILL, so that every run dies at the same place.
-    server: of `server_of`; what our modules take from the environment as they are imported must not matter then.
+    server: of `server_of`.
     """
     return measured(module, words, cwd, environment, die_after, server=server)[:2]
 
@@ -216,6 +216,8 @@ def _become(
     os.environ.update(environment)
     sys.path[0:1] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [module, *words]
+    if train := sys.modules.get("pipeline.core.train"):  # it has read the server's
+        train.CHECKPOINT_SECONDS = float(environment.get("CHECKPOINT_SECONDS", train.CHECKPOINT_SECONDS))
     if die_after:
         _arm(die_after)
     status = 0
