@@ -44,7 +44,7 @@ def command(stage: str, *args: object) -> list[str]:
 def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool = False, **inputs: Path | int) -> str:
     """Run a stage as its command; returns what it printed."""
     given = words(stage_name, out, settings, **inputs)
-    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, server=warm.server_of(ROOT))
     assert (status != 0) == fails, f"{stage_name} {' '.join(given)}\n{said}"
     return said
 
@@ -52,7 +52,8 @@ def stage(stage_name: str, out: Path, settings: dict | None = None, fails: bool 
 def kill_stage(stage_name: str, die_after: str, out: Path, settings: dict, **inputs: Path | int) -> None:
     """Run a stage that is killed with all its processes once this function has returned (see warm.py)."""
     given = words(stage_name, out, settings, **inputs)
-    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, {"CHECKPOINT_SECONDS": "0"}, die_after)
+    often, server = {"CHECKPOINT_SECONDS": "0"}, warm.server_of(ROOT)
+    status, said = warm.run(f"pipeline.{stage_name}", given, out.parent, often, die_after, server)
     assert status == -signal.SIGKILL, said
 
 
@@ -81,8 +82,8 @@ PATCHES = {"sides": [16, 48], "size": 32, "draws": 2}
 TRIPLET = {"batch": 4, "epochs": 1, "pool": 1}
 
 
-def demo_settings(train: int = 12, val: int = 4) -> dict:
-    return {"name": "tiny", "format": "demo", "max_side": 96, "demo": {"train": train, "val": val}}
+def demo_settings(train: int = 12, val: int = 4, side: int = 96) -> dict:
+    return {"name": "tiny", "format": "demo", "max_side": side, "demo": {"train": train, "val": val}}
 
 
 @pytest.fixture(scope="session")

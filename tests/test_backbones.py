@@ -223,7 +223,7 @@ def test_the_undone_stages_of_a_real_backbone_keep_their_cells() -> None:
 @pytest.mark.parametrize(("name", "sizes"), [("efficientnet_lite0", (320, 352)), ("vgg16", (256, 288))])
 def test_a_planted_object_is_found_where_it_is_at_every_stride(name: str, sizes: tuple[int, int], stride: int) -> None:
     """To within a quarter of the stride, averaged over places within a cell."""
-    found = measured(name, stride, "aligned", sizes=(sizes,), positions=8).mean(0)
+    found = measured(name, stride, "aligned", sizes=(sizes,), positions=64 // stride).mean(0)
     assert (np.abs(found) < stride / 4).all(), found
 
 

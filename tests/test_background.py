@@ -10,7 +10,7 @@ import planted
 import pytest
 import warm
 from colours import colour_trunk
-from conftest import DATA_FOLDER, TINY, prepare, stage
+from conftest import DATA_FOLDER, ROOT, TINY, prepare, stage
 from PIL import Image
 
 from pipeline.core import metrics, store
@@ -142,7 +142,7 @@ def test_the_network_learns_class_0_and_predicts_it(chain: dict[str, Path], tmp_
 
 def stage_predict(model: Path, photo: Path, out: Path) -> str:
     words = [str(model), str(photo), "--out", str(out), "--device", "cpu", "--precision", "f32"]
-    status, said = warm.run("pipeline.predict", words, out.parent)
+    status, said = warm.run("pipeline.predict", words, out.parent, server=warm.server_of(ROOT))
     assert status == 0, said
     return said
 

@@ -585,7 +585,8 @@ def test_the_methods_of_saliency_are_a_table_of_choices() -> None:
 def test_a_new_head_reruns_nothing_that_does_not_choose_it(tmp_path: Path) -> None:
     copy = shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (file,) = (path for path in copy.rglob("*.py") if re.search(r"^HEADS\b.*= \{", path.read_text("utf-8"), re.M))
-    before = {(stage, head): Code(copy).digest(stage, [head]) for stage in STAGES for head in ("largefov", "new")}
+    code = Code(copy)
+    before = {(stage, head): code.digest(stage, [head]) for stage in STAGES for head in ("largefov", "new")}
     new = re.sub(r"^(HEADS\b.*= \{)", r'\1"new": NewHead, ', file.read_text("utf-8"), flags=re.M)
     file.write_text(f"{new}\n\nclass NewHead(LargeFov):\n    width = 3\n", encoding="utf-8")
     after = Code(copy)

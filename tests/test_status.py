@@ -43,7 +43,9 @@ def states() -> dict[str, State]:
 
 
 def said(*words: str, fails: bool = False) -> str:
-    code, text = warm.run("pipeline.status", ["--configfile", "own.yaml", *words], Path.cwd())
+    code, text = warm.run(
+        "pipeline.status", ["--configfile", "own.yaml", *words], Path.cwd(), server=warm.server_of(ROOT)
+    )
     assert (code != 0) == fails, text
     return text
 

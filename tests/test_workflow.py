@@ -85,12 +85,16 @@ def words(*args: str, files: tuple[str, ...] = (TINY, "own.yaml")) -> list[str]:
 def environment(where: Path, python: str = str(Path(sys.executable).parent)) -> dict[str, str]:
     """python: the folder whose `python` the rules run."""
     path = os.pathsep.join([python, str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where), "TAGMASK_PROGRESS": "0.2"}
+    return {**ENVIRONMENT, "PATH": path, "PYTHONPATH": str(where), "TAGMASK_PROGRESS": "0.5"}
 
 
-def snakemake(where: Path, *args: str, fails: bool = False, files: tuple[str, ...] = (TINY, "own.yaml")) -> str:
-    given = environment(where, warm.stand_in(where / "bin"))
-    status, said = warm.run("snakemake", words(*args, files=files), where, given)
+def snakemake(
+    where: Path, *args: str, fails: bool = False, files: tuple[str, ...] = (TINY, "own.yaml"), as_cloned: bool = False
+) -> str:
+    """What it said. as_cloned: nobody has edited the code that lies there, so it need not be read anew."""
+    server = warm.server_of(where) if as_cloned else ""
+    given = environment(where, warm.stand_in(where / "bin", server))
+    status, said = warm.run("snakemake", words(*args, files=files), where, given, server=server)
     assert (status != 0) == fails, said[-6000:]
     assert not list(where.rglob("executed")), "a path or a name has reached a shell"
     return said
@@ -152,7 +156,7 @@ def rewrite(path: Path, mask: np.ndarray) -> None:
 @pytest.fixture(scope="module")
 def done(clone: Path) -> Path:
     """Every recipe, made by one `snakemake --cores 2`. Tests leave it as they find it."""
-    said = snakemake(clone, "--cores", "2")
+    said = snakemake(clone, "--cores", "2", as_cloned=True)
     assert f"{ALL + 1} of {ALL + 1} steps (100%) done" in said  # the rule `all` is one
     (clone / SAID).write_text(said)
     return clone
@@ -199,7 +203,7 @@ def test_every_recipe_of_config_yaml_is_counted_here() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_jobs_of_each_recipe(recipe: str, clone: Path) -> None:
     configure(clone, "one.yaml", run=(recipe,))
-    found = jobs(snakemake(clone, "-n", files=(TINY, "one.yaml")))
+    found = jobs(snakemake(clone, "-n", files=(TINY, "one.yaml"), as_cloned=True))
     assert sum(found.values()) == RECIPES[recipe], found
 
 

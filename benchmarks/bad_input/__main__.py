@@ -4,8 +4,8 @@
 
 Writes docs/results/bad_input.json, a row per case, and docs/results/bad_input.md from it. Each case draws its own input
 (case.py says what every command is held to); commands run in processes forked from one that has imported libraries and
-nothing of ours (tests/warm.py), so seconds are those of the command without the start of Python. A run that was
-stopped goes on: cases whose row is of this commit are left, unless --anew. Exit code 1 if a case fails.
+our modules, but no command (tests/warm.py), so seconds are those of the command without the start of Python. A run
+that was stopped goes on: cases whose row is of this commit are left, unless --anew. Exit code 1 if a case fails.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ traceback, nothing written, nothing of the input executed. `partly`: single file
 exit code 1 and does the rest. `either`: damage may not show. Seconds are of CPU (the machine had other work), of a
 command forked from a process that has imported its libraries.
 """
-# Imported once, with all that they import; not the stages, which each command runs itself.
-OURS = "core.cli core.progress core.recipe datasets.inventory networks.door networks.imagenet report.ending"
 
 
 def machine() -> str:
@@ -117,7 +115,6 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.groups) - GROUPS.keys():
         parser.error(f"no group is called {', '.join(unknown)}; groups: {', '.join(GROUPS)}")
-    os.environ["WARM_ALSO"] = " ".join(f"pipeline.{name}" for name in OURS.split())
     os.environ["PYTHONPATH"] = str(ROOT)
     rows = {one["case"]: one for one in (json.loads(args.json.read_text()) if args.json.is_file() else [])}
     now, bad = {"machine": machine(), "commit": commit()}, 0

@@ -134,7 +134,8 @@ def run(case: Case, folder: Path) -> Result:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     given = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PATH": path, "TAGMASK_PROGRESS": "0"}
     started = time.monotonic()
-    status, said, spent = warm.measured(command.module, command.words, folder, given, seconds=STOPS)
+    server = warm.server_of(ROOT)
+    status, said, spent = warm.measured(command.module, command.words, folder, given, seconds=STOPS, server=server)
     seconds = time.monotonic() - started
     after = state(folder)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
