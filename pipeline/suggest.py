@@ -115,6 +115,7 @@ def looked_at(
     classifier: Classifier | None,
     tags: dict[str, np.ndarray],
     max_side: int,
+    bands: Sequence[int] | None,
     precision: str,
     failed: dict[Path, str],
 ) -> Iterator[Seen]:
@@ -128,7 +129,7 @@ def looked_at(
     trunk = getattr(model, "trunk", None) or model.segmenter.trunk
     for photo in photos:
         try:
-            rgb = read_photograph(photo.path)
+            rgb = read_photograph(photo.path, bands)
         except Exception as error:
             failed[photo.path] = reason(error)
             continue
@@ -191,7 +192,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     print(f"compared with the masks: {said}", flush=True)
     max_side = artifact.meta.get("max_side") or 0
     seen = []
-    for one in looked_at(photos, network, classifier, tags, max_side, precision, failed):
+    for one in looked_at(photos, network, classifier, tags, max_side, args.bands, precision, failed):
         seen.append(one)
         if len(seen) % 100 == 0:
             print(f"{len(seen)} of {len(photos)} photographs looked at", flush=True)
@@ -204,7 +205,7 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     chosen = [free[i] for i in order]
     args.out.mkdir(parents=True, exist_ok=True)
     write_list(args.out, chosen, worth[order])
-    tiles = [masked(network, one.photo, max_side, background) for one in chosen]
+    tiles = [masked(network, one.photo, max_side, args.bands, background) for one in chosen]
     write_atomic(args.out / "predict.json", json.dumps({"classes": names, "model": artifact.digest}, indent=1) + "\n")
     write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet(tiles)))
     scores = [1 - one.uncertainty for one in chosen]
@@ -229,11 +230,13 @@ def write_list(out: Path, chosen: Sequence[Seen], worth: np.ndarray) -> None:
     write_atomic(out / "suggest.csv", text.getvalue())
 
 
-def masked(network: Network, photo: Photo, max_side: int, background: int | None) -> np.ndarray:
+def masked(
+    network: Network, photo: Photo, max_side: int, bands: Sequence[int] | None, background: int | None
+) -> np.ndarray:
     """Write a photograph's mask. Returns it over the photograph, uint8 [TILE,TILE,3], white around it."""
     from pipeline.networks.door import predict_labels
 
-    rgb = read_photograph(photo.path)
+    rgb = read_photograph(photo.path, bands)
     labels = predict_labels(network, reduced(rgb, max_side) if max_side else rgb, (rgb.shape[0], rgb.shape[1]))
     write_atomic(photo.mask, show.palette_png(labels))
     small, tile = (
@@ -263,6 +266,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labelled", type=Path, help="folder of masks, or list of names, that need no more labels")
     parser.add_argument("--tags", type=Path, help="CSV with columns image,tags: what is known to be there")
     parser.add_argument("--classifier", type=Path, help="manifest of a tag classifier; default: that of the recipe")
+    parser.add_argument(
+        "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
     parser.add_argument("--threads", type=cli.threads, default=cli.usable_cores())
