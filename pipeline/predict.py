@@ -223,11 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-side", type=int, help="reduce larger photographs first; default: as in training; 0: never"
     )
+    parser.add_argument("--bands", type=int, nargs=3, help="of many, red, green, blue, from 1: data.bands of training")
     parser.add_argument("--tile", type=int, help="pixels: larger pictures in tiles; default: those above 4 MP; 0: none")
     parser.add_argument("--overlap", type=int, help="of tiles, pixels; default: as far as the network looks, if it may")
-    parser.add_argument(
-        "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
-    )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")

@@ -191,9 +191,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         inventory = looked_at(data, Path(args.results) / data.name / FILE)
     except InputError as error:
-        hint = (
-            "\nSettings of `data` that this asks for are given here with --data '{…}'." if "data" in str(error) else ""
-        )
+        asks = "`data: " in str(error)
+        hint = "\nSettings of `data` that this asks for are given here with --data '{…}'." if asks else ""
         raise InputError(f"{error}{hint}") from None
     recipe = recipe_for(inventory, counted(data, READERS) if data.corrections else 0)
     words = [args.photographs, *(["--labels", *args.labels] if args.labels else [])]

@@ -26,6 +26,8 @@ QUICK = (
     "table: rows that disagree",
     "annotation: entities that multiply",
     "mask: a JPEG called .png",
+    "cvat: entities that multiply",
+    "yolo: code of Python is not run",
     "predict: 250 bytes",
     "predict: a bomb among good ones",
     "model: a head that is none",

@@ -20,21 +20,22 @@ def number(value: Any) -> float | None:
 
 
 def numbers(values: Any) -> list[float] | None:
-    """A list of finite numbers, whole ones as they are; None for anything else."""
-    if not isinstance(values, list | tuple):
+    """A list of finite numbers; None for anything else."""
+    try:
+        found = [float(value) for value in values] if isinstance(values, list | tuple) else None
+    except (OverflowError, TypeError, ValueError):
         return None
-    found = [number(value) for value in values]
-    return None if None in found else [value for value in found if value is not None]
+    return found if found is not None and all(map(math.isfinite, found)) else None
 
 
 def ring(points: Any) -> list[float] | None:
     """Pairs [[x, y], ...] → a polygon of however many points; None where a pair is none."""
-    if not isinstance(points, list):
+    if not isinstance(points, list) or not all(isinstance(pair, list) for pair in points):
         return None
-    pairs = [numbers(pair) for pair in points]
-    if any(pair is None or len(pair) != 2 for pair in pairs):
+    try:
+        return numbers([value for x, y in points for value in (x, y)])
+    except ValueError:  # of a pair that is none
         return None
-    return [value for pair in pairs if pair is not None for value in pair]
 
 
 def size_of(height: Any, width: Any) -> tuple[int, int] | None:
