@@ -163,7 +163,7 @@ def test_tags_that_the_model_does_not_know(
     assert call(model, photos, "--out", tmp_path / "out", "--tags", table) == 0
     assert "does not know unicorn" in capsys.readouterr().out
     assert mask_of(tmp_path / "out" / "a.png").tolist() == striped(64, 0, 0, 2)
-    for text, words in (("image,tags\na,unicorn\n", "unicorn"), ("file;tags\n", "`image,tags` expected")):
+    for text, words in (("image,tags\na,unicorn\n", "unicorn"), ("thing;tags\n", "`image,tags` expected")):
         table.write_text(text)
         assert call(model, photos, "--out", tmp_path / "other", "--tags", table) == 2
         assert words in capsys.readouterr().err
