@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[slurm,mb,export,geo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[slurm,mb,export,geo,heic,dev]"
 	touch $@
 
 demo: .venv/ready  ## the default chain on the built-in pictures

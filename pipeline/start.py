@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import yaml
+from snakemake.utils import update_config
 
 from pipeline.core import cli, resources, store
 from pipeline.core.config import ConfigError, own_file, parse, parse_block
@@ -40,6 +41,7 @@ STOCK = Path("configs/photographs.yaml")  # settings for photographs in general,
 LOOKED_AT = 200  # photographs whose size decides how large they are stored
 ON_CPU, ON_GPU = 320, 512  # pixels, of the longer side as stored, at most
 STARTS = 10.0  # seconds, of a step on its way to its first photograph
+RESULTS = "results"  # as in config.yaml
 FEW = 0.95  # with masks of a smaller share of the training photographs than this, they are few
 
 
@@ -126,7 +128,9 @@ def recipe_for(inventory: Inventory, corrected: int = 0) -> tuple[str, str, list
     return "tags", f"{train} training photographs have tags and none a mask", ["erasing", "stc", "ae-psl"]
 
 
-def written(data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, list[str]], given: str) -> str:
+def written(
+    data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, list[str]], given: str, results: str
+) -> str:
     """The file of settings, as YAML with comments. With corrections the recipe without any stays, to compare with."""
     name, reason, others = recipe
     run = ["tags", name] if "corrections" in data and name == "tags-few" else [name]
@@ -136,6 +140,7 @@ def written(data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, l
         text = yaml.safe_dump({key: value}, allow_unicode=True, width=1000, sort_keys=False).rstrip()
         lines.append("  " + text.replace("\n", "\n  ") + comment)
     lines += [f"run: [{', '.join(run)}]  # {reason}; worth a try: {', '.join(others)}"]
+    lines += [yaml.safe_dump({"results": results}, allow_unicode=True).rstrip()] if results != RESULTS else []
     return "\n".join(lines) + "\n"
 
 
@@ -143,7 +148,7 @@ def estimate(files: Sequence[Path], inventory: Inventory, gpu: bool) -> list[str
     """How long the run will take and how much memory it wants, from the size of the data."""
     raw: dict[str, Any] = {}
     for file in files:
-        merge(raw, yaml.safe_load(file.read_text()) or {})
+        update_config(raw, yaml.safe_load(file.read_text()) or {})
     config = parse(raw)
     cores, side, photographs = cli.usable_cores(), config.data.max_side, len(inventory.id)
     work, most = 0.0, 0
@@ -155,14 +160,6 @@ def estimate(files: Sequence[Path], inventory: Inventory, gpu: bool) -> list[str
     device = "a GPU" if gpu else f"{cores} core{'s' * (cores > 1)} and no GPU"
     hours = f"{work / 3600:.1f} hours" if work > 5400 else f"{max(1, round(work / 60))} minute(s)"
     return [f"About {hours} on this machine ({device}), {most / 1000:.1f} GB of memory at most; a rough estimate."]
-
-
-def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def run(args: argparse.Namespace) -> None:
@@ -198,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
     words = [args.photographs, *(["--labels", *args.labels] if args.labels else [])]
     words += ["--corrections", *args.corrections] if args.corrections else []
     given = shlex.join(map(str, words))
-    write_atomic(args.out, written(raw, reasons, recipe, given))
+    write_atomic(args.out, written(raw, reasons, recipe, given, args.results))
     print(f"\n{args.out} written: recipe `{recipe[0]}`, since {recipe[1]}.")
     if not inventory.about["counts"]["with_mask"]["val"]:
         print("No validation photograph has a mask: the report will show pictures and a verdict, but no scores.")
@@ -221,7 +218,7 @@ def checked(raw: dict[str, Any]) -> Data:
 def unlabelled(source: Source) -> int:
     """Training photographs without mask and tags."""
     train = set(source.splits.get("train", ()))
-    return sum(one.id in train and one.mask is None and one.tags == () for one in source.pictures)
+    return sum(one.id in train and one.mask is None and not one.tags for one in source.pictures)
 
 
 def looked_at(data: Data, file: Path) -> Inventory:
@@ -255,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default="{}", help="further settings of the block data: '{classes: [cat, dog]}'")
     parser.add_argument("--name", help="of the data set, a folder below results/; default: the folder's")
     parser.add_argument("--out", type=Path, default=Path("mine.yaml"), help="file to write")
-    parser.add_argument("--results", default="results", help="where runs lie")
+    parser.add_argument("--results", default=RESULTS, help="folder that runs lie in")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     args = parser.parse_args(argv)
     cli.guarded(lambda: run(args))

@@ -11,6 +11,7 @@ import yaml
 from conftest import ROOT
 from exported import H, W, write_photographs
 from PIL import Image
+from snakemake.utils import update_config
 
 from pipeline import start
 from pipeline.core.config import parse
@@ -35,7 +36,7 @@ def settings(where: Path) -> dict:
     found = yaml.safe_load((where / "mine.yaml").read_text())
     raw: dict = {}
     for file in (ROOT / "config.yaml", ROOT / "configs/photographs.yaml", where / "mine.yaml"):
-        start.merge(raw, yaml.safe_load(file.read_text()))
+        update_config(raw, yaml.safe_load(file.read_text()))
     parse(raw)
     return found
 
@@ -94,6 +95,7 @@ def test_the_recipe_fits_the_labels(
     code, said = call(capsys, tmp_path, where)
     assert code == 0, said
     found = settings(tmp_path)
+    assert found["results"] == str(tmp_path / "results")
     assert found["run"] == [recipe] and found["data"]["folder"] == {"root": str(where)}
     assert ("no scores" in said) == (masked == 0)
 
