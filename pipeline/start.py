@@ -15,10 +15,10 @@ import argparse
 import json
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import yaml
@@ -26,99 +26,33 @@ from snakemake.utils import update_config
 
 from pipeline.core import cli, resources, store
 from pipeline.core.config import ConfigError, own_file, parse, parse_block
-from pipeline.core.data import EXPORTS, LARGEST, Data, block_of
+from pipeline.core.data import Data, block_of
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.core.progress import Progress
 from pipeline.core.recipe import recipe_nodes
-from pipeline.datasets.corrections import counted
-from pipeline.datasets.files import SUFFIXES, printable, see
-from pipeline.datasets.inventory import FILE, Inventory, take_inventory
-from pipeline.datasets.layouts import LAYOUTS, READERS, read_source
+from pipeline.datasets import folder
+from pipeline.datasets.files import SUFFIXES, printable, some
+from pipeline.datasets.inventory import FILE, Inventory, load, take_inventory
+from pipeline.datasets.layouts import LAYOUTS, read_source, root_of
+from pipeline.datasets.recognise import found_layout, stored_side
 from pipeline.datasets.source import Picture, Source
 
 STOCK = Path("configs/photographs.yaml")  # settings for photographs in general, which come before one's own
-LOOKED_AT = 200  # photographs whose size decides how large they are stored
-ON_CPU, ON_GPU = 320, 512  # pixels, of the longer side as stored, at most
 STARTS = 10.0  # seconds, of a step on its way to its first photograph
 RESULTS = "results"  # as in config.yaml
 FEW = 0.95  # with masks of a smaller share of the training photographs than this, they are few
 
 
-def found_layout(photographs: Path, labels: Sequence[Path], stated: str | None) -> tuple[str, dict[str, Any]]:
-    """The layout and its block of settings.
-
-    Raises InputError where nothing says what the photographs show.
-    """
-    if missing := [path for path in (photographs, *labels) if not path.exists()]:
-        raise InputError("\n  ".join(["not there:", *(printable(path.absolute()) for path in missing)]))
-    if not photographs.is_dir():
-        raise InputError(f"{printable(photographs)}: a file; name the folder that the photographs lie in")
-    candidates = labels or [photographs, *sorted(photographs.iterdir()), *sorted(photographs.glob("*/*.json"))]
-    tried = [stated] if stated else [name for name in LAYOUTS if name in EXPORTS or not labels]
-    if not labels:
-        if photographs.name == "images" and "folder" in tried and LAYOUTS["folder"].recognised(photographs.parent):
-            photographs = photographs.parent
-        for name in ("voc", "folder"):
-            if name in tried and (stated or LAYOUTS[name].recognised(photographs)):
-                return name, {"root": str(photographs), **(lists_of(photographs) if name == "voc" else {})}
-    for name in tried:
-        found = [path for path in candidates if LAYOUTS[name].recognised(path)] if name in EXPORTS else []
-        found = [path for path in found if not {*path.parents} & {*found}] or ([*labels] if stated in EXPORTS else [])
-        if found:
-            return name, {"root": str(pictures_of(photographs)), "labels": [str(path) for path in labels or found]}
-    expected = f"an export of {', '.join(EXPORTS)}" if labels else "tags.csv beside images/, masks/, or an export"
-    where = ", ".join(map(str, labels)) or str(photographs)
-    raise InputError(
-        f"{printable(where)}: nothing here says what the photographs show; {expected} expected. Point to what your "
-        "annotation tool wrote with --labels, or put a table beside them as the README says"
-    )
-
-
-def pictures_of(photographs: Path) -> Path:
-    """The folder of the photographs themselves, where labels lie beside it."""
-    return photographs / "images" if (photographs / "images").is_dir() else photographs
-
-
-def lists_of(devkit: Path) -> dict[str, Any]:
-    """Which of a devkit's lists and labels there are: its own names are those of VOC 2012."""
-    lists = {path.stem for path in (devkit / "ImageSets" / "Segmentation").glob("*.txt")}
-    found: dict[str, Any] = {"train": "train_aug" if "train_aug" in lists else "train"}
-    if "train" not in lists:
-        found["score"] = None
-    if not (devkit / "Annotations").is_dir():
-        found["tags"] = "csv" if (devkit / "tags.csv").exists() else "masks"
-    return found
-
-
-def stored_side(photographs: Path, gpu: bool) -> tuple[int, str]:
-    """How large photographs are stored, and why."""
-    from pipeline.datasets.pictures import raw_size
-
-    sides = []
-    for path in list(see(photographs).found.values())[:LOOKED_AT]:
-        try:
-            sides.append(max(raw_size(path)[0]))
-        except Exception:  # found, with all else that is wrong, when they are looked at
-            continue
-    limit = ON_GPU if gpu else ON_CPU
-    if not sides:
-        return limit, "of no photograph the size could be read"
-    middle = int(median(sides))
-    side = min(limit, LARGEST, max(64, -(-middle // 32) * 32))
-    why = f"their longer side is {middle} pixels in the middle, {max(sides)} at most"
-    return side, f"{why}; more shows finer outlines and takes longer by its square"
-
-
-def recipe_for(inventory: Inventory, corrected: int = 0) -> tuple[str, str, list[str]]:
+def recipe_for(inventory: Inventory, corrected: bool = False) -> tuple[str, str, list[str]]:
     """The recipe that fits the labels, why, and others worth a try; by our own comparisons, docs/results/systems.md.
 
-    corrected: how many masks are corrections. They do not make another data set of one that learns from tags.
+    corrected: of photographs with tags, whose masks are corrections: they stay photographs with tags.
     """
     counts = inventory.about["counts"]
     train, masked = counts["train"], counts["with_mask"]["train"]
     tagged = int(inventory.tags[inventory.splits["train"]].any(1).sum()) + counts["negative"]["train"]
-    if masked - corrected >= FEW * train or (masked >= FEW * train and inventory.about["tags_from"] == "masks"):
+    if masked >= FEW * train and not corrected:
         return "supervised", f"all {train} training photographs have masks", ["contrast"]
     if masked and (tagged > masked or corrected):
         why = f"{masked} of {train} training photographs have masks, {'all' if tagged >= train else 'others'} tags"
@@ -129,9 +63,12 @@ def recipe_for(inventory: Inventory, corrected: int = 0) -> tuple[str, str, list
 
 
 def written(
-    data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, list[str]], given: str, results: str
+    data: dict[str, Any], why: dict[str, str], recipe: tuple[str, str, list[str]], given: str, rest: dict[str, Any]
 ) -> str:
-    """The file of settings, as YAML with comments. With corrections the recipe without any stays, to compare with."""
+    """The file of settings, as YAML with comments. With corrections the recipe without any stays, to compare with.
+
+    rest: what stands in it beside `data` and `run`.
+    """
     name, reason, others = recipe
     run = ["tags", name] if "corrections" in data and name == "tags-few" else [name]
     lines = [f"# Written on {date.today()} by: python -m pipeline.start {given}", "data:"]
@@ -140,7 +77,7 @@ def written(
         text = yaml.safe_dump({key: value}, allow_unicode=True, width=1000, sort_keys=False).rstrip()
         lines.append("  " + text.replace("\n", "\n  ") + comment)
     lines += [f"run: [{', '.join(run)}]  # {reason}; worth a try: {', '.join(others)}"]
-    lines += [yaml.safe_dump({"results": results}, allow_unicode=True).rstrip()] if results != RESULTS else []
+    lines += [yaml.safe_dump(rest, allow_unicode=True, sort_keys=False).rstrip()] if rest else []
     return "\n".join(lines) + "\n"
 
 
@@ -165,50 +102,104 @@ def estimate(files: Sequence[Path], inventory: Inventory, gpu: bool) -> list[str
 def run(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.overwrite:
         raise InputError(f"{args.out}: there already; name another with --out, or replace it with --overwrite")
-    layout, block = found_layout(args.photographs, args.labels, args.format)
-    root = Path(block["root"])
-    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", (root.parent if root.name == "images" else root).resolve().name)
-    gpu, folder = has_gpu(), root / {"voc": "JPEGImages", "folder": "images"}.get(layout, "")
-    side, why = stored_side(folder, gpu)
-    raw = {"name": name.strip("-") or "photographs", "format": layout, "max_side": side}
-    reasons = {"max_side": why}
+    rest: dict[str, Any] = {"results": args.results} if args.results != RESULTS else {}
+    reasons: dict[str, str] = {}
+    if args.corrections and args.out.exists():
+        raw, rest = settings_of(args)
+    else:
+        raw, reasons = found_settings(args)
     if args.corrections:
-        raw["corrections"] = [str(path) for path in args.corrections]
-    more = yaml.safe_load(args.data) or {}
-    if not isinstance(more, dict):
-        raise InputError(f"--data {args.data}: settings expected, as '{{classes: [cat, dog]}}'")
-    raw |= {key: value for key, value in more.items() if key != block_of(layout)}
-    raw[block_of(layout)] = {**block, **more.get(block_of(layout), {})}
+        raw["corrections"] = [*raw.get("corrections", ()), *(str(path) for path in args.corrections)]
     data = checked(raw)
     source = read_source(data)
     if "untagged" not in raw and (unknown := unlabelled(source)):
         raw["untagged"], reasons["untagged"] = "drop", f"nothing is known of {unknown} training photographs"
         data = checked(raw)
-    print(f"{printable(root)}: {layout}")
+    file = Path(rest.get("results", RESULTS)) / data.name / FILE
+    refuse_another(file, source, data.name)
+    print(f"{printable(root_of(data))}: {data.format}")
     try:
-        inventory = looked_at(data, Path(args.results) / data.name / FILE)
+        inventory = looked_at(data, file)
     except InputError as error:
-        asks = "`data: " in str(error)
+        asks = "`data: " in str(error) or "set data." in str(error)
         hint = "\nSettings of `data` that this asks for are given here with --data '{…}'." if asks else ""
         raise InputError(f"{error}{hint}") from None
-    recipe = recipe_for(inventory, counted(data, READERS) if data.corrections else 0)
-    words = [args.photographs, *(["--labels", *args.labels] if args.labels else [])]
-    words += ["--corrections", *args.corrections] if args.corrections else []
-    given = shlex.join(map(str, words))
-    write_atomic(args.out, written(raw, reasons, recipe, given, args.results))
+    few = data.corrections and unmasked(read_source(data.model_copy(update={"corrections": ()})))
+    recipe = recipe_for(inventory, bool(few))
+    write_atomic(args.out, written(raw, reasons, recipe, shlex.join(args.given), rest))
     print(f"\n{args.out} written: recipe `{recipe[0]}`, since {recipe[1]}.")
-    if not inventory.about["counts"]["with_mask"]["val"]:
-        print("No validation photograph has a mask: the report will show pictures and a verdict, but no scores.")
+    for line in unscored(inventory):
+        print(line)
     try:
         base = own_file()
     except ConfigError:  # installed, without a checkout
         print(f"\nNext, in a checkout of the workflow: snakemake --cores all --configfile {STOCK} {args.out}")
         return
     stock = base.parent / STOCK
-    print("\n".join(estimate([base, stock, args.out], inventory, gpu)))
+    print("\n".join(estimate([base, stock, args.out], inventory, has_gpu())))
     elsewhere = "" if base.parent == Path() else f"-s {shlex.quote(str(base.parent / 'Snakefile'))} "
     files = shlex.join([str(stock), str(args.out)])
-    print(f"\nNext:  snakemake {elsewhere}--cores all --configfile {files}")
+    print(f"\nNext:    snakemake {elsewhere}--cores all --configfile {files}")
+    print(f"Beside:  python -m pipeline.status --watch --configfile {files}")
+
+
+def found_settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """The block `data` by what is there, and the reasons of its settings."""
+    layout, block = found_layout(args.photographs, args.labels, args.format)
+    more = yaml.safe_load(args.data) or {}
+    if not isinstance(more, dict):
+        raise InputError(f"--data {args.data}: settings expected, as '{{classes: [cat, dog]}}'")
+    root = Path(block["root"])
+    images = {"voc": root / "JPEGImages", "folder": folder.images_of(root)}.get(layout, root)
+    if not images.is_dir():
+        raise InputError(f"{printable(images.absolute())}: no such folder; {layout} has its photographs there")
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", (root.parent if root.name == "images" else root).resolve().name)
+    side, why = stored_side(images, has_gpu())
+    raw = {"name": name.strip("-") or "photographs", "format": layout, "max_side": side}
+    raw |= {key: value for key, value in more.items() if key != block_of(layout)}
+    raw[block_of(layout)] = {**block, **more.get(block_of(layout), {})}
+    return raw, {"max_side": why}
+
+
+def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The block `data` of the file that is to be replaced, and the rest of it but for `run`: with corrections all else
+    stays as it was."""
+    try:
+        rest = yaml.safe_load(args.out.read_text())
+        raw = rest.pop("data")
+        checked(raw)
+    except (AttributeError, KeyError, OSError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{args.out}: not as `start` writes it ({error}); name another with --out") from None
+    rest.pop("run", None)
+    print(f"{args.out}: its settings stay, the corrections are added")
+    return raw, rest
+
+
+def refuse_another(file: Path, source: Source, name: str) -> None:
+    """Another data set of this name would replace the results of this one. Raises InputError."""
+    before = load(file) if file.is_file() else None
+    if before is not None and source.pictures and not {*before.id} & {one.id for one in source.pictures}:
+        raise InputError(
+            f"{file.parent}: the results of another data set ({some(before.id)}); give this one a name with --name, as "
+            f"--name {name}2, or delete that folder"
+        )
+
+
+def unmasked(source: Source) -> bool:
+    """Whether it has tags of its own, and training photographs without a mask."""
+    train = set(source.splits.get("train", ()))
+    return any(one.id in train and one.mask is None for one in source.pictures)
+
+
+def unscored(inventory: Inventory) -> list[str]:
+    """What the report will have no scores of."""
+    if not inventory.about["counts"]["with_mask"]["val"]:
+        return ["No validation photograph has a mask: the report will show pictures and a verdict, but no scores."]
+    val = inventory.tags[inventory.splits["val"]].any(0)
+    names, background = inventory.about["classes"], inventory.about["background"]
+    missing = [name for number, name in enumerate(names) if number != background and not val[number]]
+    none = "no validation photograph shows them, so they will have no score"
+    return [f"{len(missing)} of {len(names)} classes: {none}: {some(missing)}"] if missing else []
 
 
 def checked(raw: dict[str, Any]) -> Data:
@@ -255,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", default=RESULTS, help="folder that runs lie in")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     args = parser.parse_args(argv)
+    args.given = sys.argv[1:] if argv is None else list(argv)
     cli.guarded(lambda: run(args))
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.networks.classifier import Classifier
     from pipeline.networks.door import Network
 
+LIST = "suggest.csv"
 SHOWN = 0.005  # share of the pixels whose mean probability tells whether a class is in a mask: the surest of them
 TILE, ACROSS = 240, 6  # of the contact sheet: pixels, and photographs in a row
 
@@ -70,20 +71,21 @@ def ranks(values: Sequence[float]) -> np.ndarray:
     return (order - 1) / 2 / max(len(array) - 1, 1)
 
 
-def choose(worth: np.ndarray, features: np.ndarray, known: np.ndarray, count: int) -> list[int]:
-    """Indices of the suggested, best first.
+def choose(worth: np.ndarray, features: np.ndarray, known: np.ndarray, count: int) -> tuple[list[int], list[float]]:
+    """Indices of the suggested, best first, and the distance of each from what was there before it.
 
     worth: float [N], at least 0. features: float [N,D] of length 1; known: float [K,D], of what is labelled already.
     """
     nearest = 1 - (features @ known.T).max(1) if len(known) else np.ones(len(features))
-    free, chosen = np.ones(len(features), bool), list[int]()
+    free, chosen, distances = np.ones(len(features), bool), list[int](), list[float]()
     for _ in range(min(count, len(features))):
         value = np.where(free, worth * np.maximum(nearest, 0), -1)
         best = int(value.argmax())
         chosen.append(best)
+        distances.append(float(max(nearest[best], 0)))
         free[best] = False
         nearest = np.minimum(nearest, 1 - features @ features[best])
-    return chosen
+    return chosen, distances
 
 
 def entropy(probabilities: np.ndarray) -> float:
@@ -155,7 +157,9 @@ def labelled_names(path: Path | None) -> set[str]:
     if path is None:
         return set()
     if path.is_dir():
-        return set(see(path, MASKS).found)
+        if found := set(see(path, MASKS).found):
+            return found
+        raise InputError(f"--labelled {path}: no masks in this folder ({', '.join(MASKS)}); name theirs, or a list")
     problems = list[str]()
     names = read_list(path, problems)
     if problems:
@@ -175,6 +179,11 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     network = open_network(artifact, device, precision)
     names, background = classes.names(artifact), classes.background(artifact)
     photos, failed = find_photos(args.photos, args.out)
+    if not args.overwrite and (args.out / LIST).exists():
+        raise InputError(
+            f"{args.out / LIST}: suggested before, and the masks beside it may have been corrected; choose another "
+            "--out, or --overwrite"
+        )
     about = About(names, background, artifact.digest, args.photos)
     export.check(args.to, args.out, about, ours=(args.out / "predict.json").is_file())
     labelled = labelled_names(args.labelled)
@@ -201,10 +210,10 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
         raise InputError(f"{len(seen)} photographs and all of them labelled; nothing is left to suggest")
     worth = ranks([one.uncertainty for one in free]) + ranks([one.disagreement for one in free])
     known = np.array([one.feature for one in seen if one.photo.name in labelled])
-    order = choose(worth, np.array([one.feature for one in free]), known, args.count)
+    order, distances = choose(worth, np.array([one.feature for one in free]), known, args.count)
     chosen = [free[i] for i in order]
     args.out.mkdir(parents=True, exist_ok=True)
-    write_list(args.out, chosen, worth[order])
+    write_list(args.out, chosen, worth[order], distances)
     tiles = [masked(network, one.photo, max_side, args.bands, background) for one in chosen]
     write_atomic(args.out / "predict.json", json.dumps({"classes": names, "model": artifact.digest}, indent=1) + "\n")
     write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet(tiles)))
@@ -214,20 +223,22 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     ]
     for line in export.assemble(args.to, args.out, given, about, read_mask)[0]:
         print(printable(line))
-    print(f"\n{len(order)} of {len(free)} unlabelled photographs suggested: {args.out / 'suggest.csv'}, sheet.jpg")
+    print(f"\n{len(order)} of {len(free)} unlabelled photographs suggested: {args.out / LIST}, sheet.jpg")
     return failed
 
 
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def write_list(out: Path, chosen: Sequence[Seen], worth: np.ndarray) -> None:
+def write_list(out: Path, chosen: Sequence[Seen], worth: np.ndarray, distances: Sequence[float]) -> None:
+    """suggest.csv: photographs in order, and why: worth (of both ranks) times distance was the largest left."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["place", "image", "worth", "uncertainty", "disagreement"])
-    for place, (one, value) in enumerate(zip(chosen, worth, strict=True), 1):
-        rows.writerow([place, one.photo.name, *(f"{x:.4f}" for x in (value, one.uncertainty, one.disagreement))])
-    write_atomic(out / "suggest.csv", text.getvalue())
+    rows.writerow(["place", "image", "worth", "distance", "uncertainty", "disagreement"])
+    for place, (one, value, far) in enumerate(zip(chosen, worth, distances, strict=True), 1):
+        numbers = (value, far, one.uncertainty, one.disagreement)
+        rows.writerow([place, one.photo.name, *(f"{number:.4f}" for number in numbers)])
+    write_atomic(out / LIST, text.getvalue())
 
 
 def masked(
@@ -269,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--bands", type=int, nargs=3, help="of many, red, green and blue, from 1: data.bands of training"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace what was suggested there, and its masks")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("auto", "bf16", "f32"), default="auto")
     parser.add_argument("--threads", type=cli.threads, default=cli.usable_cores())

@@ -105,10 +105,10 @@ def test_where_tags_come_from_masks_a_correction_corrects_them(root: Path, tmp_p
     [
         (lambda where: coco(where / "c.json", "p2", "horse"), "class horse is none of the data set's"),
         (lambda where: coco(where / "c.json", "nobody", "cat"), "'nobody' has no photograph"),
-        (lambda where: where / "gone", "no such file or folder; set data.corrections"),
+        (lambda where: where / "gone", "no such file or folder; correct data.corrections"),
         (
             lambda where: (where / "text.json").write_text("{}") and where / "text.json",
-            "nothing that an annotation tool",
+            "nothing that somebody drew",
         ),
         (lambda where: predicted(where / "e", p2=7) and where / "e", "holds value 7"),
     ],

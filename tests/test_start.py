@@ -124,10 +124,47 @@ def test_settings_that_a_problem_asks_for_are_given_with_data(
     assert settings(tmp_path)["data"]["classes"] == ["cat", "dog"]
 
 
+def test_folders_by_class_are_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("cat", "dog", "great tit")):
+        write_photographs(tmp_path / "photos" / name, 4, number * 4)
+    code, said = call(capsys, tmp_path, tmp_path / "photos")
+    assert code == 0 and "The folders are taken for tags: cat, dog, great tit" in said, said
+    found = settings(tmp_path)
+    assert found["data"]["folder"] == {"root": str(tmp_path / "photos"), "tags": "folders"} and found["run"] == ["tags"]
+
+
+def test_another_data_set_of_the_same_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, tmp_path, folder(tmp_path / "one", 0))[0] == 0
+    other = folder(tmp_path / "two", 0)
+    for path in (other / "images").iterdir():
+        path.rename(path.with_stem(f"other-{path.stem}"))
+    (other / "tags.csv").write_text((other / "tags.csv").read_text().replace("\np", "\nother-p"))
+    code, said = call(capsys, tmp_path, other, "--overwrite")
+    assert code == 2 and "the results of another data set (p0, p1" in said and "--name" in said, said
+    assert call(capsys, tmp_path, other, "--overwrite", "--name", "second")[0] == 0
+
+
+def test_with_corrections_the_file_keeps_what_was_written_into_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_photographs(tmp_path / "photos", 12)
+    labels = coco(tmp_path / "l.json", names, 12)
+    assert call(capsys, tmp_path, tmp_path / "photos", "--labels", labels)[0] == 0
+    with open(tmp_path / "mine.yaml", "a") as file:
+        file.write("steps: {ce: {epochs: 3}}\n")
+    before = settings(tmp_path)
+    more = coco(tmp_path / "more.json", names[:2], 2)
+    code, said = call(capsys, tmp_path, tmp_path / "photos", "--corrections", more, "--overwrite")
+    assert code == 0, said
+    assert settings(tmp_path) == {**before, "data": {**before["data"], "corrections": [str(more)]}}
+    assert before["run"] == ["supervised"], "and all masks stay all masks"
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda where: where / "gone", "not there"),
+        (lambda where: (where / "empty").mkdir() or where / "empty", "no photographs here"),
         (lambda where: where / "photos/images/p0.jpg", "name the folder"),
         (lambda where: (where / "photos/tags.csv").unlink() or where / "photos", "nothing here says what"),
     ],

@@ -83,12 +83,26 @@ def test_what_is_labelled_is_left_out_and_what_looks_like_it_comes_later(model: 
         assert stopped.value.code == 2, said
 
 
+def test_masks_that_may_have_been_corrected_are_not_replaced(model: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "next"
+    photograph(folder, "cat", PALETTE[1], PALETTE[0])
+    photograph(folder, "cow", PALETTE[3], PALETTE[0])
+    suggested(model, folder, "--count", 1, "--out", out)
+    edited = next(out.glob("*.png"))
+    edited.write_bytes(b"edited")
+    with pytest.raises(SystemExit) as stopped:
+        suggested(model, folder, "--count", 1, "--out", out)
+    assert stopped.value.code == 2 and edited.read_bytes() == b"edited"
+    assert len(suggested(model, folder, "--count", 1, "--out", out, "--overwrite")) == 1
+    assert edited.read_bytes() != b"edited"
+
+
 def test_choice_against_a_slow_reference() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(30, 5))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     known, worth = features[:4], random.random(26)
-    found = suggest.choose(worth, features[4:], known, 10)
+    found, distances = suggest.choose(worth, features[4:], known, 10)
     covered, wanted = [*known], list[int]()
     for _ in range(10):
         values = [
@@ -97,8 +111,8 @@ def test_choice_against_a_slow_reference() -> None:
         ]
         wanted.append(int(np.argmax(values)))
         covered.append(features[4 + wanted[-1]])
-    assert found == wanted
-    assert suggest.choose(worth, features[4:], known[:0], 99)[0] == int(worth.argmax())
+    assert found == wanted and all(0 <= far <= 2 for far in distances)
+    assert suggest.choose(worth, features[4:], known[:0], 99)[0][0] == int(worth.argmax())
 
 
 def test_entropy_and_ranks() -> None:

@@ -44,12 +44,14 @@ def corrected(source: Source, data: Data, readers: Sequence[Reader]) -> Source:
         if unknown := sorted(named - {*source.classes, BACKGROUND}):
             known = ", ".join(source.classes)
             source.problems.append(
-                f"{path}: class {some(unknown)} is none of the data set's ({known}); rename it there"
+                f"{path}: class {some(unknown)} is none of the data set's ({known}); "
+                "rename it there, if these are its corrections"
             )
             continue
         for name, one in drawn.items():
             pictures[name] = replace(pictures[name], mask=sketch(one, files[name], source.classes, data))
-        source.notes.append(f"{path}: {len(drawn)} corrected masks")
+        if not export.problems:
+            source.notes.append(f"{path}: {len(drawn)} corrected masks")
     source.pictures = [pictures[picture.id] for picture in source.pictures]
     return source
 
@@ -64,10 +66,11 @@ def corrections_in(path: Path, readers: Sequence[Reader]) -> Exported:
     for recognised, read in (Reader(is_predicted, read_predicted), *readers):
         if path.exists() and recognised(path):
             return read_once(read, [path])
-    finding = "nothing that an annotation tool wrote, and no folder of masks with its predict.json"
-    return Exported(
-        problems=[f"{path}: {finding if path.exists() else 'no such file or folder'}; set data.corrections"]
+    finding = (
+        "nothing that somebody drew in an annotation tool (predictions nobody submitted are none), and no folder of "
     )
+    finding = f"{finding}masks with its predict.json" if path.exists() else "no such file or folder"
+    return Exported(problems=[f"{path}: {finding}; correct data.corrections (of `start`: --corrections)"])
 
 
 def rows_of(one: Marked) -> list[str]:

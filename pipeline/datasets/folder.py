@@ -3,6 +3,7 @@
     images/, and if there: masks/, tags.csv (image,tags), classes.txt, splits/{train,val,score}.txt
 
 images/ and masks/ may have subfolders, alike: images/day1/a.jpg is called day1/a, and its mask is masks/day1/a.png.
+Where there is neither images/ nor masks/ the photographs are those of the folder itself.
 
 Without tags.csv the tags are the classes in the masks; without classes.txt the classes are the tags. With
 data.folder.tags: folders the tag of a photograph is the folder it lies in, images/cat/a.jpg.
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.core.data import Data
-from pipeline.datasets.files import MASKS, SUFFIXES, listing, some
+from pipeline.datasets.files import MASKS, SUFFIXES, Left, listing, some, walk
 from pipeline.datasets.source import SPLITS, Source, Trace, assemble, draw_val, fill_splits, strays
 from pipeline.datasets.spelling import check_spelling
 from pipeline.datasets.tables import names_in, read_classes, read_list, read_tags, unfound
@@ -27,9 +28,9 @@ def source(data: Data) -> Source:
     problems, warnings, notes = list[str](), list[str](), list[str]()
     if problem := absent(data):
         return Source(problems=[problem])
-    photographs = listing(root / "images", problems, notes)
+    photographs = listing(images_of(root), problems, notes)
     masks = listing(root / "masks", problems, notes, MASKS) if (root / "masks").is_dir() else {}
-    problems += strays(masks, photographs, root / "masks", root / "images")
+    problems += strays(masks, photographs, root / "masks", images_of(root))
     table, tags, tags_from = root / "tags.csv", None, "masks"
     known = read_classes(root / "classes.txt", problems) if (root / "classes.txt").exists() else None
     if settings.tags == "folders":
@@ -56,7 +57,7 @@ def source(data: Data) -> Source:
     given = {split: read_list(path, problems) for split, path in paths.items() if path.exists()}
     splits = fill_splits(given, list(photographs), settings.val_share, settings.seed, masks, tags)
     if left := sorted(photographs.keys() - {name for listed in splits.values() for name in listed}):
-        warnings.append(f"{len(left)} photographs of {root / 'images'} stand in no list and are not used: {some(left)}")
+        warnings.append(f"{len(left)} photographs of {images_of(root)} stand in no list and are not used: {some(left)}")
     found = Source(classes, [], splits, tags_from, problems, warnings, notes)
     where = {split: str(paths[split]) if split in given else f"{root} (drawn list {split})" for split in SPLITS}
     return assemble(found, where, photographs, masks, tags)
@@ -72,13 +73,34 @@ def nothing_in(data: Data, known: Sequence[str] | None) -> str:
     return "" if data.background == "none" else known[0] if known else "background"
 
 
+def images_of(root: Path) -> Path:
+    """The folder of the photographs: images/, or the root where it has neither that nor masks/ and holds some."""
+    inner = root / "images"
+    if inner.exists() or (root / "masks").exists() or not root.is_dir():
+        return inner
+    try:
+        return root if any(name.lower().endswith(SUFFIXES) for name, _ in walk(root, Left())) else inner
+    except OSError:
+        return inner
+
+
 def recognised(path: Path) -> bool:
-    return (path / "images").is_dir() and any((path / name).exists() for name in ("tags.csv", "masks"))
+    return images_of(path).is_dir() and any((path / name).exists() for name in ("tags.csv", "masks"))
+
+
+def sorted_in(path: Path) -> list[str]:
+    """The folders that its photographs are sorted in, by class; none where any lies outside, or where tables or masks
+    say what they show."""
+    images = images_of(path)
+    if not images.is_dir() or any((path / name).exists() for name in ("tags.csv", "masks")):
+        return []
+    names = [name for name, _ in walk(images, Left()) if name.lower().endswith(SUFFIXES)]
+    return sorted({name.partition("/")[0] for name in names}) if all("/" in name for name in names) else []
 
 
 def absent(data: Data) -> str:
     """That there is no folder of photographs; '' where there is one."""
-    folder = data.folder.root / "images"
+    folder = images_of(data.folder.root)
     remedy = "put the photographs there or set data.folder.root"
     return "" if folder.is_dir() else f"{folder.absolute()}: no such folder; {remedy}"
 
@@ -93,7 +115,7 @@ def trace(data: Data) -> Trace:
         lists=lists,
         classes=(classes,) if classes.exists() else (tables,),
         tags=(tables,),
-        photographs=root / "images",
+        photographs=images_of(root),
         masks=masks,
         tags_from="folders"
         if settings.tags == "folders"
@@ -109,8 +131,8 @@ def drawn(data: Data) -> str:
     that moves no photograph plans nothing but tags."""
     root, ignored = data.folder.root, list[str]()
     photographs, masks = (
-        [*listing(root / name, ignored, ignored, suffixes)] if (root / name).is_dir() else []
-        for name, suffixes in (("images", SUFFIXES), ("masks", MASKS))
+        [*listing(folder, ignored, ignored, suffixes)] if folder.is_dir() else []
+        for folder, suffixes in ((images_of(root), SUFFIXES), (root / "masks", MASKS))
     )
     known = read_classes(root / "classes.txt", ignored) if (root / "classes.txt").exists() else ()
     table, nothing = root / "tags.csv", nothing_in(data, known)
