@@ -437,7 +437,7 @@ def words(path: Path) -> str:
 def test_the_verdict_stands_at_the_top_of_the_page(told: dict[str, Path]) -> None:
     top = words(told["useless"]).split("Protocol")[1]  # the first is the link to it
     assert "Collapse to background. The network (ce) says background on 100 % of the pixels" in top
-    assert "Next: Try more masks ( few.fraction )" in top and "ImageNet's weights to begin with" in top
+    assert "Next: Try more masks ( few.fraction , where" in top and "ImageNet's weights to begin with" in top
     fine = words(told["fine"])
     assert "Nothing suspicious." in fine and "Next:" not in fine and not re.search(r"\bnan\b", fine.lower())
 

@@ -205,7 +205,8 @@ def translated(content: bytes, table: list[list[int]]) -> np.ndarray:
         names = [named(code, len(table[0]) == 4) for code in unknown[:5]]
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise Unusable(
-            f"holds {', '.join(names)}{more}, which the table of classes does not have; add a line for it (called void, if it means nothing)"
+            f"holds {', '.join(names)}{more}, which the table of classes does not have; add a line for it "
+            "(called void, if it means nothing)"
         )
     values = np.array([rows[code] for code in seen.tolist()], np.uint8)
     return values[places].reshape(codes.shape)

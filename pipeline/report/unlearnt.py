@@ -86,8 +86,9 @@ def more(e: Evidence) -> str:
     if e.by_tags:
         begin = weights and f"take {weights}"
         return f"{claim_more(e)}; train longer (epochs of the last step), {begin}or {MASKS}."
-    data = "more masks (`few.fraction`), " if "masks" in e.methods else ""
-    return f"Try {data}longer training (epochs of the last step), {weights}or a lower `lr`."
+    data = "more masks (`few.fraction`, where a step takes a share), " if "masks" in e.methods else ""
+    longer = "longer training (of the last step, as `steps: {ce: {epochs: 60}}`)"
+    return f"Try {data}{longer}, {weights}or a lower `lr`."
 
 
 def blind(e: Evidence) -> list[int]:
