@@ -24,7 +24,7 @@ from pipeline.core.processes import in_batches
 from pipeline.core.steps.labels import Relabel
 from pipeline.core.steps.seeds import Cam, Erase, Excitation, Mine
 from pipeline.kinds import seeds
-from pipeline.networks import classifier, door, pictures
+from pipeline.networks import classifier, door, pictures, tiles
 from pipeline.networks import excitation as exciting
 from pipeline.networks.backbones import backbone
 from pipeline.networks.classifier import Classifier, activation, recall, tag_probabilities
@@ -331,7 +331,7 @@ def test_a_batch_that_fails_costs_only_the_photograph_that_is_to_blame(world: Wo
             raise RuntimeError("out of memory")
         return told(net, rgb, *rest, **options)
 
-    world.patch.setattr(door, "predict_batch", fussy)
+    world.patch.setattr(tiles, "predict_batch", fussy)
     assert list(world.together(3).predict()) == [f"{i}.png" for i in range(8) if i != 4]
     assert max(asked) == 3
     said = capsys.readouterr().out.split("2 file(s) could not be done")[1]

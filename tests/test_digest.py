@@ -18,7 +18,8 @@ from pipeline.core import digest
 from pipeline.core.digest import Code, code_digest, reached
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
+OUTSIDE = {"__init__", "export", "predict", "start", "status", "suggest"}  # the workflow: nobody asks for their digest
+STAGES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem not in OUTSIDE)
 
 STAGE = '''"""A stage."""
 from __future__ import annotations
@@ -562,7 +563,7 @@ def test_every_stage_has_a_digest_of_its_own() -> None:
 def test_stages_reach_their_run_the_store_and_no_excluded_module(stage: str) -> None:
     names = reached(stage)
     assert any(name.startswith(f"pipeline.{stage}.") for name in names)
-    if stage not in ("prepare", "status"):  # the others get artifacts from the command line, which counts not itself
+    if stage != "prepare":  # the others get artifacts from the command line, which counts not itself
         assert "pipeline.core.store.Artifact" in names
     assert not any(name.startswith(f"{module}.") for name in names for module in digest.NOT_CODE)
 
