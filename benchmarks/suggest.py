@@ -110,7 +110,7 @@ def score(args: argparse.Namespace, config: object, seed: int, chosen: list[str]
         "evaluate",
         *common,
         "--masks",
-        base / "masks.json",
+        args.work / "masks.json",
         "--of",
         model,
         "--settings",
@@ -126,6 +126,9 @@ def run(args: argparse.Namespace) -> None:
     config = load(args.configfile)
     voc = (ROOT / config.data.voc.root).resolve()
     photographs = store.Artifact(args.base / "photographs.json", "photographs")
+    whole = config.data.model_copy(update={"voc": config.data.voc.model_copy(update={"root": voc})})
+    given = ["--photographs", photographs.path, "--settings", whole.model_dump_json()]
+    stage("prepare", "--make", "masks", *given, "--out", args.work / "masks.json")  # those of base may be older
     everyone = ids(photographs)
     names = [everyone[row] for row in split(photographs, "score")]
     rows = json.loads(ROWS.read_text()) if ROWS.is_file() else []
