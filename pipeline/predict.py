@@ -32,8 +32,8 @@ from pipeline.core.job import InputError
 from pipeline.core.processes import in_batches
 from pipeline.datasets import rasters
 from pipeline.datasets.files import printable
-from pipeline.datasets.photos import Photo, find_photos
-from pipeline.datasets.pictures import read_mask, read_photograph, reason
+from pipeline.datasets.photos import Photo, class_ids, find_photos
+from pipeline.datasets.pictures import read_photograph, reason
 from pipeline.datasets.possible import possible_classes
 from pipeline.datasets.summary import LINES, grouped
 from pipeline.kinds import classes
@@ -193,14 +193,6 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     for line in said:
         print(printable(line), flush=True)
     return failed | unusable
-
-
-def class_ids(mask: Path) -> np.ndarray:
-    """Values of a mask. ValueError, with the reason and what to do, where it cannot be read."""
-    try:
-        return read_mask(mask)
-    except Exception as error:
-        raise ValueError(reason(error)) from None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,13 +32,11 @@ from pipeline.core.data import Data, Demo, Folder, Voc
 from pipeline.core.digest import code_digest
 from pipeline.core.job import InputError
 from pipeline.core.lock import alone
-from pipeline.core.progress import Progress
 from pipeline.datasets import look as looking
 from pipeline.datasets.deep import RULE
-from pipeline.datasets.inventory import FILE, Inventory, take_inventory
+from pipeline.datasets.inventory import FILE, Inventory, counted, take_inventory
 from pipeline.datasets.layouts import at, root_of
 from pipeline.datasets.look import NO_MASK, Content, Passing
-from pipeline.datasets.source import Picture
 from pipeline.kinds import photographs
 from pipeline.kinds.pixels import VOID, resize_image
 
@@ -142,19 +140,6 @@ def prepare(make: str, data: Data, out: Path, of: Path | None = None, passing: P
     if of is not None and photographs.ids(store.Artifact(of, "photographs")) != inventory.id:
         raise InputError(f"{of}: the data set holds other photographs now; run again, to make these first")
     MAKES[make](data, inventory, out)
-
-
-def counted(out: Path) -> Passing:
-    """How far the look at all files is, told as of any stage at work."""
-
-    def passing(pictures: list[Picture]) -> Iterator[Picture]:
-        progress = Progress(store.part_of(out), len(pictures), "photographs")
-        try:
-            yield from progress.count(pictures)
-        finally:
-            progress.file.unlink(missing_ok=True)
-
-    return passing
 
 
 def as_seen(where: str, digest: bytes, root: Path | None) -> Content:

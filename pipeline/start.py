@@ -24,19 +24,18 @@ from typing import Any
 import yaml
 from snakemake.utils import update_config
 
-from pipeline.core import cli, resources, store
+from pipeline.core import cli, resources
 from pipeline.core.config import ConfigError, own_file, parse, parse_block
 from pipeline.core.data import Data, block_of
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
-from pipeline.core.progress import Progress
 from pipeline.core.recipe import recipe_nodes
 from pipeline.datasets import folder
 from pipeline.datasets.files import SUFFIXES, printable, some
-from pipeline.datasets.inventory import FILE, Inventory, load, take_inventory
+from pipeline.datasets.inventory import FILE, Inventory, counted, load, take_inventory
 from pipeline.datasets.layouts import LAYOUTS, read_source, root_of
 from pipeline.datasets.recognise import found_layout, stored_side
-from pipeline.datasets.source import Picture, Source
+from pipeline.datasets.source import Source
 
 STOCK = Path("configs/photographs.yaml")  # settings for photographs in general, which come before one's own
 STARTS = 10.0  # seconds, of a step on its way to its first photograph
@@ -47,18 +46,14 @@ FEW = 0.95  # with masks of a smaller share of the training photographs than thi
 def recipe_for(inventory: Inventory, corrected: bool = False) -> tuple[str, str, list[str]]:
     """The recipe that fits the labels, why, and others worth a try; by our own comparisons, docs/results/systems.md.
 
-    corrected: of photographs with tags, whose masks are corrections: they stay photographs with tags.
+    corrected: its photographs have tags, and some got their masks by corrections: they stay photographs with tags.
     """
     counts = inventory.about["counts"]
     train, masked = counts["train"], counts["with_mask"]["train"]
-    tagged = int(inventory.tags[inventory.splits["train"]].any(1).sum()) + counts["negative"]["train"]
     if masked >= FEW * train and not corrected:
         return "supervised", f"all {train} training photographs have masks", ["contrast"]
-    if masked and (tagged > masked or corrected):
-        why = f"{masked} of {train} training photographs have masks, {'all' if tagged >= train else 'others'} tags"
-        return "tags-few", why, ["tags", "dis", "contrast-tags"]
     if masked:
-        return "masks", f"{masked} of {train} training photographs have masks", ["contrast-semi", "mix-and-match"]
+        return "tags-few", f"{masked} of {train} training photographs have masks", ["tags", "dis", "contrast-tags"]
     return "tags", f"{train} training photographs have tags and none a mask", ["erasing", "stc", "ae-psl"]
 
 
@@ -119,13 +114,13 @@ def run(args: argparse.Namespace) -> None:
     refuse_another(file, source, data.name)
     print(f"{printable(root_of(data))}: {data.format}")
     try:
-        inventory = looked_at(data, file)
+        inventory = take_inventory(data, file, counted(file))
     except InputError as error:
         asks = "`data: " in str(error) or "set data." in str(error)
         hint = "\nSettings of `data` that this asks for are given here with --data '{…}'." if asks else ""
         raise InputError(f"{error}{hint}") from None
-    few = data.corrections and unmasked(read_source(data.model_copy(update={"corrections": ()})))
-    recipe = recipe_for(inventory, bool(few))
+    before = read_source(data.model_copy(update={"corrections": ()})) if data.corrections else source
+    recipe = recipe_for(inventory, before is not source and tagged_alone(before))
     write_atomic(args.out, written(raw, reasons, recipe, shlex.join(args.given), rest))
     print(f"\n{args.out} written: recipe `{recipe[0]}`, since {recipe[1]}.")
     for line in unscored(inventory):
@@ -185,10 +180,10 @@ def refuse_another(file: Path, source: Source, name: str) -> None:
         )
 
 
-def unmasked(source: Source) -> bool:
-    """Whether it has tags of its own, and training photographs without a mask."""
+def tagged_alone(source: Source) -> bool:
+    """Whether some of its training photographs have tags and no mask."""
     train = set(source.splits.get("train", ()))
-    return any(one.id in train and one.mask is None for one in source.pictures)
+    return any(one.id in train and one.mask is None and one.tags for one in source.pictures)
 
 
 def unscored(inventory: Inventory) -> list[str]:
@@ -210,17 +205,6 @@ def unlabelled(source: Source) -> int:
     """Training photographs without mask and tags."""
     train = set(source.splits.get("train", ()))
     return sum(one.id in train and one.mask is None and not one.tags for one in source.pictures)
-
-
-def looked_at(data: Data, file: Path) -> Inventory:
-    def passing(pictures: list[Picture]) -> Any:
-        progress = Progress(store.part_of(file), len(pictures), "photographs")
-        try:
-            yield from progress.count(pictures)
-        finally:
-            progress.file.unlink(missing_ok=True)
-
-    return take_inventory(data, file, passing)
 
 
 def has_gpu() -> bool:

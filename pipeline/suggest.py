@@ -35,8 +35,8 @@ from pipeline.core import cli, show, store
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
 from pipeline.datasets.files import MASKS, identity, printable, see
-from pipeline.datasets.photos import Photo, find_photos
-from pipeline.datasets.pictures import read_mask, read_photograph, reason
+from pipeline.datasets.photos import Photo, class_ids, find_photos
+from pipeline.datasets.pictures import read_photograph, reason
 from pipeline.datasets.possible import possible_classes
 from pipeline.datasets.tables import read_list
 from pipeline.kinds import classes
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pipeline.networks.door import Network
 
 LIST = "suggest.csv"
+RECORD = "predict.json"  # which value of the masks is which class, as `predict` says it
 SHOWN = 0.005  # share of the pixels whose mean probability tells whether a class is in a mask: the surest of them
 TILE, ACROSS = 240, 6  # of the contact sheet: pixels, and photographs in a row
 
@@ -167,8 +168,23 @@ def labelled_names(path: Path | None) -> set[str]:
     return {identity(name) for name in names}
 
 
+def suggested_before(out: Path, overwrite: bool) -> list[Path]:
+    """What an earlier call left in a folder, to be removed: its list, and its masks, which may have been corrected and
+    then go with `overwrite` alone. Raises InputError without it, and where masks are none of ours."""
+    if (out / LIST).is_file() and overwrite:
+        with (out / LIST).open(newline="") as file:
+            return [out / LIST, *(out / f"{row['image']}.png" for row in csv.DictReader(file))]
+    if (out / LIST).exists():
+        raise InputError(
+            f"{out / LIST}: there already, and its masks may have been corrected; choose another --out, or --overwrite"
+        )
+    if (out / RECORD).exists():
+        raise InputError(f"{out}: holds masks of `predict`; choose another --out")
+    return []
+
+
 def run(args: argparse.Namespace) -> dict[Path, str]:
-    """Choose, write the list and the sheet. Returns the photographs that could not be read, and why."""
+    """Choose, write the list and the sheet. Returns the photographs that could not be used, and why."""
     device, precision = cli.pick_compute(args.device, args.precision)
     from pipeline.networks.classifier import load_classifier
     from pipeline.networks.door import open_network
@@ -179,13 +195,9 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     network = open_network(artifact, device, precision)
     names, background = classes.names(artifact), classes.background(artifact)
     photos, failed = find_photos(args.photos, args.out)
-    if not args.overwrite and (args.out / LIST).exists():
-        raise InputError(
-            f"{args.out / LIST}: suggested before, and the masks beside it may have been corrected; choose another "
-            "--out, or --overwrite"
-        )
+    earlier = suggested_before(args.out, args.overwrite)
     about = About(names, background, artifact.digest, args.photos)
-    export.check(args.to, args.out, about, ours=(args.out / "predict.json").is_file())
+    export.check(args.to, args.out, about, ours=(args.out / RECORD).is_file())
     labelled = labelled_names(args.labelled)
     if labelled and labelled.isdisjoint(photo.name for photo in photos):
         raise InputError(f"--labelled {args.labelled}: names none of these photographs; it names {sorted(labelled)[0]}")
@@ -213,18 +225,18 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     order, distances = choose(worth, np.array([one.feature for one in free]), known, args.count)
     chosen = [free[i] for i in order]
     args.out.mkdir(parents=True, exist_ok=True)
+    for file in earlier:
+        file.unlink(missing_ok=True)
     write_list(args.out, chosen, worth[order], distances)
     tiles = [masked(network, one.photo, max_side, args.bands, background) for one in chosen]
-    write_atomic(args.out / "predict.json", json.dumps({"classes": names, "model": artifact.digest}, indent=1) + "\n")
+    write_atomic(args.out / RECORD, json.dumps({"classes": names, "model": artifact.digest}, indent=1) + "\n")
     write_atomic(args.out / "sheet.jpg", show.jpeg(contact_sheet(tiles)))
-    scores = [1 - one.uncertainty for one in chosen]
-    given = [
-        export.Masked(one.photo.path, one.photo.file, one.photo.mask, s) for one, s in zip(chosen, scores, strict=True)
-    ]
-    for line in export.assemble(args.to, args.out, given, about, read_mask)[0]:
+    given = [export.Masked(one.photo.path, one.photo.file, one.photo.mask, 1 - one.uncertainty) for one in chosen]
+    lines, unwritten = export.assemble(args.to, args.out, given, about, class_ids)
+    for line in lines:
         print(printable(line))
     print(f"\n{len(order)} of {len(free)} unlabelled photographs suggested: {args.out / LIST}, sheet.jpg")
-    return failed
+    return failed | unwritten
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -250,10 +262,8 @@ def masked(
     rgb = read_photograph(photo.path, bands)
     labels = predict_labels(network, reduced(rgb, max_side) if max_side else rgb, (rgb.shape[0], rgb.shape[1]))
     write_atomic(photo.mask, show.palette_png(labels))
-    small, tile = (
-        reduced(show.overlay(rgb, labels, background=background), TILE),
-        np.full((TILE, TILE, 3), 255, np.uint8),
-    )
+    small = reduced(show.overlay(rgb, labels, background=background), TILE)
+    tile = np.full((TILE, TILE, 3), 255, np.uint8)
     tile[: small.shape[0], : small.shape[1]] = small
     return tile
 
@@ -290,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
     failed: dict[Path, str] = {}
     cli.guarded(lambda: failed.update(run(args)))
     if failed:
-        print(f"\n{len(failed)} file(s) could not be read:")
+        print(f"\n{len(failed)} file(s) could not be used:")
         for path, why in failed.items():
             print(f"  {printable(f'{path}: {why}')}")
         raise SystemExit(1)

@@ -80,6 +80,7 @@ def test_the_tutorials_commands_do_what_they_say(tmp_path: Path) -> None:
     assert "recipe `tags`" in begun and "recipe `tags-few`" in laid
     assert {path.stem for path in (where / "masks").glob("*.png")} == set(truth) and "coco.json" in predicted
     assert (where / "next/sheet.jpg").is_file() and f"{len(truth)} of {len(truth)} unlabelled" in suggested
+    assert "compared with the masks: " in suggested and "imagenet/classify/classifier.json" in suggested
     again = jobs(again_said)
     assert not {"classify", "cam", "saliency", "crf", "init", "imagenet", "prepare_photographs"} & again.keys(), again
     assert again["prepare_masks"] == again["merge"] == again["segment"] == 1, again

@@ -162,6 +162,10 @@ def test_no_background_and_classes_not_kept(tmp_path: Path) -> None:
         (lambda about: about["images"][0].update(height=H + 9), "mask for a 56×40 photograph"),
         (lambda about: about["annotations"][0].update(segmentation={"size": [H, W], "counts": [3, 4]}), "run lengths"),
         (lambda about: about["annotations"][0].update(segmentation={"size": [H, W], "counts": "zz~"}), "run lengths"),
+        (
+            lambda about: about["annotations"][0].update(segmentation={"size": [9, 9], "counts": [0, 81]}),
+            "a 9×9 mask",
+        ),
         (lambda about: about["categories"].append({"id": 9}), "without an id or a name"),
         (lambda about: about["categories"].append({"id": float("inf"), "name": "x"}), "without an id or a name"),
         (lambda about: about["images"][0].update(id=[1]), "without an id or a file_name"),

@@ -160,6 +160,18 @@ def test_with_corrections_the_file_keeps_what_was_written_into_it(
     assert before["run"] == ["supervised"], "and all masks stay all masks"
 
 
+def test_corrections_of_what_has_masks_alone_do_not_ask_for_tags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half an export is labelled, the other half left out: with corrections it is the labelled half still."""
+    names = write_photographs(tmp_path / "photos", 12)
+    labels, more = coco(tmp_path / "l.json", names, 6), coco(tmp_path / "more.json", names[:2], 2)
+    given = (tmp_path / "photos", "--labels", labels, "--corrections", more)
+    code, said = call(capsys, tmp_path, *given)
+    assert code == 0, said
+    assert settings(tmp_path)["run"] == ["supervised"]
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -93,8 +93,14 @@ def test_masks_that_may_have_been_corrected_are_not_replaced(model: Path, tmp_pa
     with pytest.raises(SystemExit) as stopped:
         suggested(model, folder, "--count", 1, "--out", out)
     assert stopped.value.code == 2 and edited.read_bytes() == b"edited"
-    assert len(suggested(model, folder, "--count", 1, "--out", out, "--overwrite")) == 1
+    assert len(suggested(model, folder, "--count", 2, "--out", out, "--overwrite")) == 2
     assert edited.read_bytes() != b"edited"
+    rows = suggested(model, folder, "--count", 1, "--out", out, "--overwrite")
+    assert [path.stem for path in out.glob("*.png")] == [rows[0]["image"]], "no mask of an earlier suggestion"
+    (out / suggest.LIST).unlink()
+    with pytest.raises(SystemExit) as stopped:  # as if `predict` had written there
+        suggested(model, folder, "--count", 1, "--out", out, "--overwrite")
+    assert stopped.value.code == 2
 
 
 def test_choice_against_a_slow_reference() -> None:

@@ -44,7 +44,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """As `write_atomic`, of what is too large to be held: a file to write into, which gets its name once the block is
-    through. After an error in it everything is as it was before."""
+    through. After an error in it everything is as it was before.
+
+    Not what `write_atomic` is made of: an edit there would run every stage anew, of which it is a part.
+    """
     folders = _make_folders(path.parent)
     remove_temporaries(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.core.data import Data, block_of
 from pipeline.core.digest import code_digest
 from pipeline.core.durable import write_atomic
 from pipeline.core.job import InputError
+from pipeline.core.progress import Progress
 from pipeline.datasets import look as looking
 from pipeline.datasets.classes import Classes, keep_classes, tag_ids
 from pipeline.datasets.contradictions import absent, compare
@@ -29,7 +30,7 @@ from pipeline.datasets.files import printable
 from pipeline.datasets.fingerprint import fingerprints
 from pipeline.datasets.layouts import place, read_source, root_of
 from pipeline.datasets.look import Known, Look, Passing, look
-from pipeline.datasets.source import SPLITS, Source
+from pipeline.datasets.source import SPLITS, Picture, Source
 from pipeline.datasets.summary import LINES, class_list, grouped
 
 FILE = "inventory.npz"
@@ -87,6 +88,19 @@ def take_inventory(data: Data, file: Path, passing: Passing = iter) -> Inventory
     save(inventory, file)
     say([*class_list(inventory, data.name), *told(source)])
     return inventory
+
+
+def counted(out: Path) -> Passing:
+    """How far the look at all files is, told as of any stage at work."""
+
+    def passing(pictures: list[Picture]) -> Iterator[Picture]:
+        progress = Progress(store.part_of(out), len(pictures), "photographs")
+        try:
+            yield from progress.count(pictures)
+        finally:
+            progress.file.unlink(missing_ok=True)
+
+    return passing
 
 
 def told(source: Source) -> list[str]:

@@ -32,13 +32,13 @@ from typing import Any
 from pipeline.core.config import shown
 from pipeline.core.data import Data
 from pipeline.datasets.exports import source_of, trace_of
-from pipeline.datasets.marked import BACKGROUND, Exported, Marked, split_of, tags_alone
+from pipeline.datasets.marked import BACKGROUND, VOID, Exported, Marked, split_of, tags_alone
 from pipeline.datasets.rings import ellipse, rectangle, ring, size_of
 from pipeline.datasets.source import Source, Trace
 from pipeline.datasets.written import Unreadable, files_of, json_of, looks
 
 LINES = {"line": "lines", "linestrip": "lines", "point": "points", "points": "points"}  # in notes
-IGNORED, VOID = "__ignore__", 255
+IGNORED = "__ignore__"
 
 
 def source(data: Data) -> Source:

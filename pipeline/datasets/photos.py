@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.core.job import InputError
 from pipeline.datasets.files import SUFFIXES, Seen, foreign, identity, printable, see
+from pipeline.datasets.pictures import read_mask, reason
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,11 @@ def find_photos(sources: Sequence[Path], out: Path) -> tuple[list[Photo], dict[P
             if result.resolve() in originals:
                 raise InputError(f"--out {out}: {result} is one of the photographs; choose another folder")
     return list(found.values()), refused
+
+
+def class_ids(mask: Path) -> np.ndarray:
+    """Values of a mask. ValueError, with the reason and what to do, where it cannot be read."""
+    try:
+        return read_mask(mask)
+    except Exception as error:
+        raise ValueError(reason(error)) from None

@@ -85,8 +85,7 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
         inside = polygon(points[:, 1] - 0.5, points[:, 0] - 0.5, mask.shape)
         mask[inside] = shape["v"]
     elif "rle" in shape:
-        found = coco_bitmap(shape["rle"], shape["size"])
-        put(mask, found, 0, 0, shape["v"])
+        put_whole(mask, coco_bitmap(shape["rle"], shape["size"]), "run lengths", shape["v"])
     elif "runs" in shape:
         left, top, width, height = shape["box"]
         put(mask, run_bitmap(shape["runs"], height, width), left, top, shape["v"])
@@ -99,7 +98,7 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
             found = decode(stream, height, width) > 0
         except ValueError as error:
             raise Unusable(f"a brush region: {error}") from None
-        put(mask, found, 0, 0, shape["v"])
+        put_whole(mask, found, "a brush region", shape["v"])
     elif "png" in shape:
         left, top = shape["at"]
         try:
@@ -112,11 +111,7 @@ def paint(mask: np.ndarray, shape: dict[str, Any], files: dict[str, bytes]) -> N
             found = bitmap(files[shape["bitmap"]])
         except Exception as error:
             raise Unusable(f"{shape['bitmap']}: {reason(error)}") from None
-        if found.shape != mask.shape:
-            raise Unusable(
-                f"{shape['bitmap']} is a {by(found.shape)} mask for a {by(mask.shape)} photograph; export it again"
-            )
-        put(mask, found, 0, 0, shape["v"])
+        put_whole(mask, found, shape["bitmap"], shape["v"])
 
 
 def drawable(height: int, width: int) -> tuple[int, int]:
@@ -124,6 +119,13 @@ def drawable(height: int, width: int) -> tuple[int, int]:
     if not (0 < height < LARGEST and 0 < width < LARGEST and height * width <= LARGEST):
         raise Unusable(f"is {width}×{height} by what the tool says, at most {LARGEST} pixels expected; export it again")
     return height, width
+
+
+def put_whole(mask: np.ndarray, found: np.ndarray, what: str, value: int) -> None:
+    """Set value where the bitmap bool [h,w] of a photograph is set. Raises Unusable where it is of another size."""
+    if found.shape != mask.shape:
+        raise Unusable(f"{what}: a {by(found.shape)} mask for a {by(mask.shape)} photograph; export it again")
+    mask[found] = value
 
 
 def put(mask: np.ndarray, found: np.ndarray, left: int, top: int, value: int) -> None:
