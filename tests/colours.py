@@ -14,6 +14,7 @@ from pipeline.networks.classifier import Classifier
 from pipeline.networks.segmenter import Segmenter
 from pipeline.networks.trunk import Backbone
 
+PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]  # a colour for each of four classes
 LIFT = 3.0  # makes normalised colours positive, so that every ReLU lets them through
 
 
@@ -82,3 +83,8 @@ def constant_segmenter(probabilities: Sequence[float]) -> Segmenter:
 def plain(height: int, width: int, colour: Sequence[int]) -> np.ndarray:
     """A picture of one colour."""
     return np.full((height, width, 3), colour, np.uint8)
+
+
+def stripes(height: int, *classes: int) -> np.ndarray:
+    """A picture of vertical stripes, 32 pixels wide, in the colours of these classes."""
+    return np.concatenate([plain(height, 32, PALETTE[k]) for k in classes], axis=1)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import planted
 import pytest
-from colours import colour_segmenter, plain
+from colours import PALETTE, colour_segmenter, stripes
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -29,7 +29,6 @@ from pipeline.core.durable import writing
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools's own
 CLASSES = ["background", "cat", "traffic light", "Kühe & Schafe"]
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 ABOUT = About(CLASSES, 0, "f" * 32)
 ALL = About([*CLASSES[1:], "background"], None, "f" * 32)  # no background, and an ordinary class of that name
 MAPS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 1, 2, 3, 255]))
@@ -389,10 +388,6 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its data set has no background, and a class called so."""
     path = tmp_path_factory.mktemp("ordinary") / "model.json"
     return planted.model(path, colour_segmenter(PALETTE), ["cat", "background", "a:b", "c"], background=None).path
-
-
-def stripes(height: int, *classes: int) -> np.ndarray:
-    return np.concatenate([plain(height, 32, PALETTE[k]) for k in classes], axis=1)
 
 
 @pytest.fixture

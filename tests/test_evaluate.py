@@ -8,20 +8,13 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
-from colours import colour_segmenter, plain
+from colours import PALETTE, colour_segmenter, plain, stripes
 from conftest import stage
 
 from pipeline.core import store
 from pipeline.core.config import Evaluate
 from pipeline.core.metrics import confusion, miou, per_class_iou
 from pipeline.evaluate import CLAIMED, at_thresholds, seeds_counter, thresholds, total
-
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
-
-
-def stripes(height: int, *classes: int) -> np.ndarray:
-    """A picture of vertical stripes, 32 pixels wide, in the colours of these classes."""
-    return np.concatenate([plain(height, 32, PALETTE[k]) for k in classes], axis=1)
 
 
 def known() -> np.ndarray:

@@ -13,7 +13,7 @@ import planted
 import pytest
 import tifffile
 import torch
-from colours import colour_segmenter, constant_segmenter, plain
+from colours import PALETTE, colour_segmenter, constant_segmenter, stripes
 from conftest import ROOT, command
 from PIL import Image
 
@@ -24,7 +24,6 @@ from pipeline.kinds.pixels import resize_nearest
 from pipeline.networks.door import open_network
 
 CLASSES = ["background", "cat", "dog", "cow"]
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +38,6 @@ def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of every pixel: cow, else the first class, else dog, else cat. Its data set has no background."""
     path = tmp_path_factory.mktemp("undecided") / "model.json"
     return planted.model(path, constant_segmenter([0.3, 0.05, 0.25, 0.4]), CLASSES, background=None).path
-
-
-def stripes(height: int, *classes: int) -> np.ndarray:
-    return np.concatenate([plain(height, 32, PALETTE[k]) for k in classes], axis=1)
 
 
 @pytest.fixture

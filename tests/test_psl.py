@@ -9,7 +9,7 @@ import numpy as np
 import planted
 import pytest
 import torch
-from colours import colour_segmenter, colour_trunk, plain
+from colours import PALETTE, colour_segmenter, colour_trunk, plain
 from PIL import Image
 from torch import nn
 
@@ -194,7 +194,6 @@ def test_cells_count_where_all_their_pixels_are_the_photographs(side: int, grid:
 # ----------------------------------------------------------------------------------------------------- the network
 
 NAMES = ["background", "red", "green", "blue"]
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 RGB = plain(40, 40, (90, 90, 90))[None]
 
 

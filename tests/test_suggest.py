@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
-from colours import colour_segmenter, plain
+from colours import PALETTE, colour_segmenter, plain
 from PIL import Image
 
 from pipeline import suggest
 
 CLASSES = ["background", "cat", "dog", "cow"]
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30), (30, 30, 200)]
 
 
 @pytest.fixture(scope="module")

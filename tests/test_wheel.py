@@ -10,11 +10,9 @@ from pathlib import Path
 
 import planted
 import pytest
-from colours import colour_segmenter, plain
+from colours import PALETTE, colour_segmenter, plain
 from conftest import ROOT
 from PIL import Image
-
-PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def test_start_predict_suggest_and_export(installed: Path, tmp_path: Path) -> No
         Image.fromarray(plain(64, 64 + 8 * number, PALETTE[1 + number % 2])).save(photos / f"p{number}.png")
     lines = "".join(f"p{number},{['cat', 'dog'][number % 2]}\n" for number in range(6))
     (tmp_path / "photos/tags.csv").write_text(f"image,tags\n{lines}")
-    segmenter = colour_segmenter(PALETTE)
+    segmenter = colour_segmenter(PALETTE[:3])
     model = planted.model(tmp_path / "model.json", segmenter, ["background", "cat", "dog"], max_side=64).path
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     fixed = ["--device", "cpu", "--precision", "f32", "--threads", "1"]
